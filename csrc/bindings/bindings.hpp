@@ -1,0 +1,30 @@
+// What the files of the Python module share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "core/array.hpp"
+
+namespace asma::bindings {
+
+namespace py = pybind11;
+using release_gil = py::call_guard<py::gil_scoped_release>;
+
+// Calls body with a value of the array's floating type: the CPU kernels exist for float and double.
+template <class Body> void with_real(const Array& array, const char* what, Body&& body) {
+    if (array.dtype == DType::f32)
+        body(float{});
+    else if (array.dtype == DType::f64)
+        body(double{});
+    else
+        throw py::type_error(std::string(what) + " must be float32 or float64 for the CPU kernels, got " +
+                             name(array.dtype));
+}
+
+// Every entry of a (rows, columns) int32 map must lie in [0, limit): checked before any kernel touches memory.
+void check_indices(const Array& map, std::int64_t limit, const char* what);
+
+void bind_joint_degree(py::module_& module);
+void bind_gather_view(py::module_& module);
+
+}  // namespace asma::bindings

@@ -1,0 +1,65 @@
+// asma_fast._native: arrays, threads, instruction sets and the CPU ops. No torch header is seen here.
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "core/parallel.hpp"
+#include "cpu/dispatch.hpp"
+
+namespace asma::bindings {
+
+void check_indices(const Array& map, std::int64_t limit, const char* what) {
+    const auto* entries = map.data<const std::int32_t>(what);
+    for (std::int64_t row = 0; row < map.size(0); ++row)
+        for (std::int64_t column = 0; column < map.size(1); ++column) {
+            const std::int32_t entry = entries[row * map.stride(0) + column * map.stride(1)];
+            if (entry < 0 || entry >= limit)
+                throw py::value_error(std::string(what) + " must lie in [0, " + std::to_string(limit) + "), got " +
+                                      std::to_string(entry) + " at (" + std::to_string(row) + ", " +
+                                      std::to_string(column) + ")");
+        }
+}
+
+namespace {
+
+Array make_array(std::uintptr_t address, const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& strides,
+                 DType dtype, std::int32_t device, std::uintptr_t stream) {
+    if (sizes.size() != strides.size() || sizes.size() > static_cast<std::size_t>(Array::max_rank))
+        throw py::value_error("an array has as many strides as sizes, at most " + std::to_string(Array::max_rank));
+    Array array;
+    array.address = address;
+    array.stream = stream;
+    array.rank = static_cast<std::int32_t>(sizes.size());
+    std::copy(sizes.begin(), sizes.end(), array.sizes.begin());
+    std::copy(strides.begin(), strides.end(), array.strides.begin());
+    array.dtype = dtype;
+    array.device = device;
+    return array;
+}
+
+}  // namespace
+}  // namespace asma::bindings
+
+PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
+    using namespace asma;
+    using namespace asma::bindings;
+    module.doc() = "Native core of asma_fast.";
+
+    py::enum_<DType> dtype(module, "DType");
+    for (int code = 0; code <= static_cast<int>(DType::boolean); ++code)
+        dtype.value(name(static_cast<DType>(code)), static_cast<DType>(code));
+    py::class_<Array>(module, "Array")
+        .def(py::init(&make_array), py::arg("address"), py::arg("sizes"), py::arg("strides"), py::arg("dtype"),
+             py::arg("device") = -1, py::arg("stream") = 0);
+
+    module.def("num_threads", &num_threads);
+    module.def("set_num_threads", &set_num_threads, py::arg("threads"));
+    module.def("thread_pool_name", &thread_pool_name);
+    module.def("instruction_set", &cpu::instruction_set);
+    module.def("available_instruction_sets", &cpu::available_instruction_sets);
+    module.def("set_instruction_set", &cpu::set_instruction_set, py::arg("name"));
+
+    bind_joint_degree(module);
+    bind_gather_view(module);
+}

@@ -1,0 +1,22 @@
+// Which instruction set's kernels serve this process.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+
+namespace asma::cpu {
+
+// The table in force: the best this CPU has, or what ASMA_ISA or set_instruction_set() asked for. float64 has one
+// build, generic.
+template <class Real> const KernelTable<Real>& kernels();
+template <> const KernelTable<float>& kernels<float>();
+template <> const KernelTable<double>& kernels<double>();
+
+std::string instruction_set();
+std::vector<std::string> available_instruction_sets();  // best last
+void set_instruction_set(const std::string& name);       // std::invalid_argument if this CPU or build lacks it
+
+}  // namespace asma::cpu

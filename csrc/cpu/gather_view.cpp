@@ -1,0 +1,64 @@
+// Materialises a view of a clip, and scatters its gradient back. Bound by memory: one read, one write.
+#include "cpu/gather_view.hpp"
+
+#include "cpu/simd.hpp"
+
+namespace asma::cpu::ASMA_ISA {
+namespace {
+
+// out[e] = Σ_c transform[e, c] · in[c] over the first d channels; the others pass through.
+inline void transform_joint(const real* in, std::int64_t in_stride, real* out, const real* transform, std::int64_t dims,
+                            std::int64_t channels) {
+    for (std::int64_t e = 0; e < dims; ++e) {
+        real sum = 0;
+        for (std::int64_t c = 0; c < dims; ++c) sum += transform[e * dims + c] * in[c * in_stride];
+        out[e] = sum;
+    }
+    for (std::int64_t c = dims; c < channels; ++c) out[c] = in[c * in_stride];
+}
+
+}  // namespace
+
+void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64_t end) {
+    const ViewMaps<real>& view = p.view;
+    for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t t = item % p.frames, row = item / p.frames, m = row % p.bodies, n = row / p.bodies;
+        const std::int64_t frame = view.frames ? view.frames[n * view.frames_stride + t] : t;
+        const std::int32_t* joints = view.joints ? view.joints + n * view.joints_stride : nullptr;
+        const real* transform = view.transform + n * view.transform_stride;
+        const real* source = p.x + n * p.x_clip + m * p.x_body + frame * p.x_frame;
+        real* out = p.out + item * p.joints * p.channels;
+        for (std::int64_t v = 0; v < p.joints; ++v)
+            transform_joint(source + (joints ? joints[v] : v) * p.x_joint, p.x_channel, out + v * p.channels, transform,
+                            view.dims, p.channels);
+    }
+}
+
+void gather_view_backward(const GatherViewBackwardParams<real>& p, std::int64_t begin, std::int64_t end) {
+    const ViewMaps<real>& view = p.view;
+    for (std::int64_t n = begin; n < end; ++n) {
+        const std::int32_t* frames = view.frames ? view.frames + n * view.frames_stride : nullptr;
+        const std::int32_t* joints = view.joints ? view.joints + n * view.joints_stride : nullptr;
+        const real* transform = view.transform + n * view.transform_stride;
+        for (std::int64_t m = 0; m < p.bodies; ++m) {
+            real* x_body = p.x_grad + (n * p.bodies + m) * p.x_frames * p.x_joints * p.channels;
+            for (std::int64_t t = 0; t < p.frames; ++t) {
+                real* x_frame = x_body + (frames ? frames[t] : t) * p.x_joints * p.channels;
+                const real* g_frame = p.g + n * p.g_clip + m * p.g_body + t * p.g_frame;
+                for (std::int64_t v = 0; v < p.joints; ++v) {
+                    real* to = x_frame + (joints ? joints[v] : v) * p.channels;
+                    const real* g = g_frame + v * p.g_joint;
+                    for (std::int64_t c = 0; c < view.dims; ++c) {
+                        real sum = 0;
+                        for (std::int64_t e = 0; e < view.dims; ++e)
+                            sum += transform[e * view.dims + c] * g[e * p.g_channel];
+                        to[c] += sum;
+                    }
+                    for (std::int64_t c = view.dims; c < p.channels; ++c) to[c] += g[c * p.g_channel];
+                }
+            }
+        }
+    }
+}
+
+}  // namespace asma::cpu::ASMA_ISA

@@ -1,0 +1,21 @@
+// Every kernel that is compiled per instruction set: its name and the struct of raw pointers it reads. A kernel does
+// the work items [begin, end) and returns; threads are its caller's business.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/gather_view.hpp"
+
+#define ASMA_CPU_KERNELS(KERNEL)              \
+    KERNEL(gather_view, GatherViewParams)     \
+    KERNEL(gather_view_backward, GatherViewBackwardParams)
+
+namespace asma::cpu {
+
+template <class Real> struct KernelTable {
+#define ASMA_KERNEL_POINTER(kernel, Params) void (*kernel)(const Params<Real>&, std::int64_t begin, std::int64_t end);
+    ASMA_CPU_KERNELS(ASMA_KERNEL_POINTER)
+#undef ASMA_KERNEL_POINTER
+};
+
+}  // namespace asma::cpu
