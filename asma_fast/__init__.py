@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Skeleton": "asma_fast.skeleton",
     "View": "asma_fast.view",
-    "backends": "asma_fast.backends",
+    "backends": "asma_fast._backends",
 }
 _SUBMODULES = ("compat", "data", "nn", "ops", "training")
 
@@ -21,7 +21,7 @@ __all__ = ["Skeleton", "View", "__version__", "backends", *_SUBMODULES]
 
 if TYPE_CHECKING:
     from asma_fast import compat, data, nn, ops, training
-    from asma_fast.backends import backends
+    from asma_fast._backends import backends
     from asma_fast.skeleton import Skeleton
     from asma_fast.view import View
 

@@ -175,11 +175,13 @@ class Skeleton:
         ndarray of shape (K, V, V), float32
             ``A[k, v, w]`` carries joint v to joint w; over k and v each column sums to 1.
         """
-        return _adjacency(self, partition).copy()
+        matrices: NDArray[np.float32] = _adjacency(self, partition).copy()
+        return matrices
 
     def pattern(self, partition: Partition = "spatial") -> NDArray[np.bool_]:
         """``(K, V, V)`` bool: where :meth:`adjacency` is not zero."""
-        return _adjacency(self, partition) != 0
+        nonzero: NDArray[np.bool_] = _adjacency(self, partition) != 0
+        return nonzero
 
 
 def _neighbours(edges: Sequence[tuple[int, int]], count: int) -> NDArray[np.bool_]:

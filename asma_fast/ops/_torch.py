@@ -1,0 +1,52 @@
+"""Registers ops with torch: schema, CPU kernel, fake kernel, autograd and autocast rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from asma_fast.ops._op import Op
+from asma_fast.view import View
+
+_library = torch.library.Library("asma_fast", "FRAGMENT")
+
+
+def register(
+    op: Op, autograd: type[torch.autograd.Function] | None = None, *, autocast: bool = False
+) -> None:
+    """Define ``torch.ops.asma_fast.<name>``.
+
+    Without ``autograd`` the results are not differentiable, and say so (``requires_grad`` is False). The function's
+    ``forward`` must call the op through :func:`below_autograd`. ``autocast`` casts floating inputs to float32 on the
+    CPU.
+    """
+    _library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(op.name, op.run_cpu, "CPU")
+    torch.library.register_fake(f"asma_fast::{op.name}", op.run_fake, lib=_library)
+
+    def kernel(*args: Any) -> Any:
+        needs_grad = autograd is not None and torch.is_grad_enabled()
+        if needs_grad and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
+            assert autograd is not None
+            return autograd.apply(*args)
+        return below_autograd(op.name, *args)
+
+    _library.impl(op.name, kernel, "Autograd")
+    if autocast:
+        torch.library.register_autocast(f"asma_fast::{op.name}", "cpu", torch.float32, lib=_library)
+
+
+def below_autograd(name: str, *args: Any) -> Any:
+    """The op itself, past its autograd rule."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return getattr(torch.ops.asma_fast, name)(*args)
+
+
+pytree.register_pytree_node(
+    View,
+    lambda view: (list(view.arrays()), None),
+    lambda arrays, _: View(*arrays),
+    serialized_type_name="asma_fast.View",
+)

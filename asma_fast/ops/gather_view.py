@@ -1,0 +1,195 @@
+"""A view of a clip, materialised."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from asma_fast.ops._array import Array, as_kind_of, empty_channels_last
+from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_view
+from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.view import View
+
+
+def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
+    """Read a clip through a view: crop, masks, flip, shear and rotation at once.
+
+    ``out[n,e,t,v,m] = Σ_c transform[n,e,c] · x[n,c,frames[n,t],joints[n,v],m]``
+
+    Parameters
+    ----------
+    x
+        Clip ``(N, C, T, V, M)``, floating. Any strides.
+    view
+        Maps of N rows or 1. Its nodes play no part here.
+    impl
+        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+
+    Returns
+    -------
+    array of shape (N, C, T', V', M)
+        Of the kind and dtype of ``x``, channels last in memory. Differentiable in ``x``, not in the transform.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes, dtypes or devices disagree, or an index lies outside the clip.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(6, dtype=np.float32).reshape(1, 1, 3, 2, 1)
+    >>> view = View(frames=np.array([[2, 0]], np.int32), joints=np.array([[1]], np.int32))
+    >>> gather_view(x, view).ravel().tolist()
+    [5.0, 1.0]
+    """
+    if not isinstance(view, View):
+        raise TypeError(f"view must be a View, got {type(view).__name__}")
+    return run(OP, impl, x, *view_arguments(x, view))
+
+
+def view_arguments(x: Array, view: View | None) -> tuple[Array | None, Array | None, Array | None]:
+    """``(frames, joints, transform)`` as arrays of ``x``'s kind, the transform in its dtype and without gradient."""
+    if view is None:
+        return None, None, None
+    frames, joints, transform = (as_kind_of(a, x) for a in (view.frames, view.joints, view.transform))
+    if transform is not None and hasattr(x, "dtype"):
+        transform = (
+            transform.astype(x.dtype, copy=False)
+            if not hasattr(x, "stride")
+            else transform.detach().to(x.dtype)
+        )
+    return frames, joints, transform
+
+
+def view_shape(x: Array, frames: Array | None, joints: Array | None) -> tuple[int, int, int, int, int]:
+    """Shape of ``x (N, C, T, V, M)`` read through a view."""
+    n, c, t, v, m = x.shape
+    return n, c, t if frames is None else frames.shape[1], v if joints is None else joints.shape[1], m
+
+
+def _check(x: Array, frames: Array | None, joints: Array | None, transform: Array | None) -> None:
+    check_shape("x", x, "N C T V M")
+    check_dtype("x", x, FLOATS)
+    check_view(x, frames, joints, transform)
+
+
+def _allocate(x: Array, frames: Array | None, joints: Array | None, transform: Array | None) -> Array:
+    return empty_channels_last(view_shape(x, frames, joints), x)
+
+
+def _native(
+    x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array
+) -> None:
+    call_native("gather_view", x, frames, joints, _dense(transform), out)
+
+
+def _dense(transform: Array | None) -> Array | None:
+    """The kernels read each clip's matrix densely."""
+    if transform is None:
+        return None
+    return transform.contiguous() if hasattr(transform, "contiguous") else transform.copy(order="C")
+
+
+def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
+    torch = sys.modules["torch"]
+    n, c, t, v, m = view_shape(x, frames, joints)
+    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
+        if index is None or torch.compiler.is_compiling() or index.numel() == 0:
+            continue
+        if int(index.min()) < 0 or int(index.max()) >= limit:
+            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
+    if frames is not None:
+        x = x.gather(2, frames.long()[:, None, :, None, None].expand(n, c, t, x.shape[3], m))
+    if joints is not None:
+        x = x.gather(3, joints.long()[:, None, None, :, None].expand(n, c, t, v, m))
+    if transform is not None:
+        dims = transform.shape[1]
+        moved = torch.einsum("nec,nctvm->netvm", transform.expand(n, dims, dims), x[:, :dims])
+        x = torch.cat([moved, x[:, dims:]], dim=1)
+    out = empty_channels_last((n, c, t, v, m), x)
+    return out.copy_(x)
+
+
+def _check_backward(
+    g: Array,
+    frames: Array | None,
+    joints: Array | None,
+    transform: Array | None,
+    x_frames: int,
+    x_joints: int,
+) -> None:
+    check_shape("g", g, "N C T V M")
+    check_dtype("g", g, FLOATS)
+    check_view(g, frames, joints, transform)
+    for name, index, axis in (("view.frames", frames, 2), ("view.joints", joints, 3)):
+        if index is not None and index.shape[1] != g.shape[axis]:
+            raise ValueError(f"{name} must name the {g.shape[axis]} positions of g, got {index.shape[1]}")
+    for index, axis, size in ((frames, 2, x_frames), (joints, 3, x_joints)):
+        if index is None and g.shape[axis] != size:
+            raise ValueError(f"g must have size {size} along axis {axis}, got {tuple(g.shape)}")
+
+
+def _allocate_backward(
+    g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int
+) -> Array:
+    n, c, _, _, m = g.shape
+    return empty_channels_last((n, c, x_frames, x_joints, m), g)
+
+
+def _native_backward(
+    g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int, x_grad: Array
+) -> None:
+    x_grad[...] = 0
+    call_native("gather_view_backward", g, frames, joints, _dense(transform), x_grad)
+
+
+OP = Op(
+    name="gather_view",
+    stem="gather_view",
+    schema="(Tensor x, Tensor? frames, Tensor? joints, Tensor? transform) -> Tensor",
+    check=_check,
+    allocate=_allocate,
+    native=_native,
+    reference=_reference,
+)
+BACKWARD = Op(
+    name="gather_view_backward",
+    stem="gather_view",
+    schema=(
+        "(Tensor g, Tensor? frames, Tensor? joints, Tensor? transform, SymInt x_frames, SymInt x_joints) -> Tensor"
+    ),
+    check=_check_backward,
+    allocate=_allocate_backward,
+    native=_native_backward,
+)
+
+if "torch" in sys.modules:
+    import torch
+
+    from asma_fast.ops._torch import below_autograd, register
+
+    class _GatherView(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
+            return below_autograd(OP.name, x, frames, joints, transform)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            x, frames, joints, transform = inputs
+            ctx.save_for_backward(frames, joints, transform)
+            ctx.x_frames, ctx.x_joints = x.shape[2], x.shape[3]
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Any) -> Any:
+            maps = ctx.saved_tensors
+            return (
+                torch.ops.asma_fast.gather_view_backward(g, *maps, ctx.x_frames, ctx.x_joints),
+                None,
+                None,
+                None,
+            )
+
+    register(OP, _GatherView, autocast=True)
+    register(BACKWARD)

@@ -1,0 +1,252 @@
+"""Graph convolution over the joints of a skeleton, reading a feature map or, through a view, a clip."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from asma_fast.ops._array import Array, as_kind_of, empty_channels_last
+from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
+from asma_fast.ops._op import Impl, Op, run
+from asma_fast.ops.gather_view import OP as GATHER_VIEW
+from asma_fast.ops.gather_view import view_arguments, view_shape
+from asma_fast.view import View
+
+
+def graph_conv(
+    x: Array,
+    weight: Array,
+    adjacency: Array,
+    bias: Array | None = None,
+    *,
+    view: View | None = None,
+    nodes: Array | None = None,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    pattern: Array | None = None,
+    impl: str | Impl = "auto",
+) -> Array:
+    """Graph convolution (ST-GCN, Yan et al., AAAI 2018), with masking, augmentation and input normalisation fused.
+
+    ``y[b,o,t,w] = Σ_k Σ_v A[k,v,w] (Σ_c W[k,o,c] x̂[b,c,t,v] + bias[k,o])`` over the kept joints; A's rows and columns
+    are selected by node and not renormalised; ``x̂ = scale[node] · x + shift[node]`` after the view's transform. An
+    adjacency entry of exactly zero carries nothing, not even a NaN.
+
+    Parameters
+    ----------
+    x
+        Feature map ``(B, C, T, V)``, or clip ``(N, C, T, V, M)``, whose bodies become rows n·M + m of the result.
+    weight
+        ``(K, C_out, C)``.
+    adjacency
+        ``(K, V_graph, V_graph)``, or one a row of the result: ``(B, K, V_graph, V_graph)``.
+    bias
+        ``(K, C_out)``: added before the aggregation, as the published networks do.
+    view
+        How to read a clip. Only with a clip.
+    nodes
+        ``(N, V)`` or ``(1, V)`` int32: the node each joint of a feature map plays; row b belongs to clip b // (B / N).
+        Only with a feature map. Without ``view`` and ``nodes``, V must be V_graph.
+    scale, shift
+        ``(V_graph, C)``, both or neither: an affine map by node and channel, the folded input batch-norm.
+    pattern
+        ``(K, V_graph, V_graph)`` bool. None: the exact dense gradient of the adjacency. Given: entries outside must be
+        zero, and their gradient is exactly zero.
+    impl
+        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+
+    Returns
+    -------
+    array of shape (B, C_out, T', V')
+        Channels last in memory. Differentiable in x, weight, adjacency, bias, scale and shift.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes, dtypes or devices disagree, a node or an index of the view is out of range, both ``view`` and
+        ``nodes`` are given, or the adjacency is not zero outside ``pattern``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.ones((2, 3, 4, 5), np.float32)
+    >>> weight, adjacency = np.ones((1, 7, 3), np.float32), np.eye(5, dtype=np.float32)[None]
+    >>> y = graph_conv(x, weight, adjacency)
+    >>> y.shape, float(y[0, 0, 0, 0])
+    ((2, 7, 4, 5), 3.0)
+    """
+    if view is not None:
+        if not isinstance(view, View):
+            raise TypeError(f"view must be a View, got {type(view).__name__}")
+        if nodes is not None:
+            raise ValueError("view and nodes exclude each other: a view names its own nodes")
+        nodes = view.graph_nodes
+    frames, joints, transform = view_arguments(x, view)
+    return run(
+        OP,
+        impl,
+        x,
+        weight,
+        adjacency,
+        bias,
+        frames,
+        joints,
+        as_kind_of(nodes, x),
+        transform,
+        scale,
+        shift,
+        pattern,
+    )
+
+
+def output_shape(
+    x: Array, weight: Array, frames: Array | None, joints: Array | None
+) -> tuple[int, int, int, int]:
+    """Shape of the result, ``(B, C_out, T', V')``."""
+    if x.ndim == 4:
+        return x.shape[0], weight.shape[1], x.shape[2], x.shape[3]
+    n, _, t, v, m = view_shape(x, frames, joints)
+    return n * m, weight.shape[1], t, v
+
+
+def _check(
+    x: Array,
+    weight: Array,
+    adjacency: Array,
+    bias: Array | None,
+    frames: Array | None,
+    joints: Array | None,
+    nodes: Array | None,
+    transform: Array | None,
+    scale: Array | None,
+    shift: Array | None,
+    pattern: Array | None,
+) -> None:
+    check_shape("x", x, "B C T V", "N C T V M")
+    check_dtype("x", x, FLOATS)
+    check_shape("weight", weight, "K C_out C", C=x.shape[1])
+    if x.ndim == 5:
+        check_view(x, frames, joints, transform)
+    elif frames is not None or joints is not None or transform is not None:
+        raise ValueError(f"view reads a clip (N, C, T, V, M); x is a feature map of shape {tuple(x.shape)}")
+    rows, out, _, v = output_shape(x, weight, frames, joints)
+    k, graph = weight.shape[0], adjacency.shape[-1] if hasattr(adjacency, "shape") and adjacency.ndim else 0
+    sizes = {"K": k, "V": graph, "B": rows, "C": x.shape[1], "C_out": out}
+    check_shape("adjacency", adjacency, "K V V", "B K V V", **sizes)
+    if bias is not None:
+        check_shape("bias", bias, "K C_out", **sizes)
+    if (scale is None) != (shift is None):
+        raise ValueError("scale and shift must be given together")
+    for name, value in (("scale", scale), ("shift", shift)):
+        if value is not None:
+            check_shape(name, value, "V C", **sizes)
+    for name, value in (
+        ("weight", weight),
+        ("adjacency", adjacency),
+        ("bias", bias),
+        ("scale", scale),
+        ("shift", shift),
+    ):
+        if value is not None:
+            check_alike(name, value, "x", x)
+    if pattern is not None:
+        check_shape("pattern", pattern, "K V V", **sizes)
+        check_dtype("pattern", pattern, ("bool",))
+        check_together("pattern", pattern, "x", x)
+    _check_nodes(nodes, x, v, graph)
+
+
+def _check_nodes(nodes: Array | None, x: Array, joints: int, graph: int) -> None:
+    if nodes is None:
+        if joints != graph:
+            raise ValueError(
+                f"x has {joints} joints, the adjacency {graph} nodes; name the node of each by nodes or view"
+            )
+        return
+    if x.ndim == 5:
+        check_shape("view.nodes", nodes, "N joints", "1 joints", N=x.shape[0], joints=joints)
+    else:
+        check_shape("nodes", nodes, "N joints", joints=joints)
+        if nodes.shape[0] == 0 or x.shape[0] % nodes.shape[0]:
+            raise ValueError(
+                f"nodes must have a number of rows that divides the {x.shape[0]} rows of x, got {nodes.shape[0]}"
+            )
+    check_dtype("nodes", nodes, ("int32",))
+    check_together("nodes", nodes, "x", x)
+
+
+def _allocate(
+    x: Array, weight: Array, adjacency: Array, bias: Any, frames: Any, joints: Any, *rest: Any
+) -> Array:
+    return empty_channels_last(output_shape(x, weight, frames, joints), x)
+
+
+def _reference(
+    x: Any,
+    weight: Any,
+    adjacency: Any,
+    bias: Any,
+    frames: Any,
+    joints: Any,
+    nodes: Any,
+    transform: Any,
+    scale: Any,
+    shift: Any,
+    pattern: Any,
+) -> Any:
+    torch = sys.modules["torch"]
+    graph, compiling = adjacency.shape[-1], torch.compiler.is_compiling()
+    if (
+        nodes is not None
+        and not compiling
+        and nodes.numel()
+        and not (0 <= int(nodes.min()) and int(nodes.max()) < graph)
+    ):
+        raise ValueError(f"nodes must lie in [0, {graph}), got {int(nodes.min())} to {int(nodes.max())}")
+    if pattern is not None:
+        if not compiling and bool(((adjacency != 0) & ~pattern).any()):
+            raise ValueError("adjacency must be zero outside pattern, got other entries there")
+        adjacency = torch.where(pattern, adjacency, 0)
+    if x.ndim == 5:
+        assert GATHER_VIEW.reference is not None
+        clip = GATHER_VIEW.reference(x, frames, joints, transform)
+        n, c, t, v, m = clip.shape
+        x = clip.permute(0, 4, 1, 2, 3).reshape(n * m, c, t, v)
+    rows, _, _, v = x.shape
+    if nodes is None:
+        nodes = torch.arange(v, device=x.device)[None]
+    nodes = nodes.long().repeat_interleave(rows // nodes.shape[0] if nodes.shape[0] else 1, dim=0)
+    if scale is not None:
+        x = x * scale[nodes].transpose(1, 2)[:, :, None] + shift[nodes].transpose(1, 2)[:, :, None]
+    if adjacency.ndim == 3:
+        adjacency = adjacency.expand(rows, *adjacency.shape)
+    picked = adjacency.gather(2, nodes[:, None, :, None].expand(-1, adjacency.shape[1], -1, graph))
+    picked = picked.gather(3, nodes[:, None, None, :].expand(-1, adjacency.shape[1], v, -1))
+    aggregated = sum(
+        torch.where(
+            picked[:, :, None, None, source] != 0,
+            picked[:, :, None, None, source] * x[:, None, :, :, source, None],
+            0,
+        )
+        for source in range(v)
+    )
+    if v == 0:
+        aggregated = x.new_zeros(rows, weight.shape[0], x.shape[1], x.shape[2], 0)
+    y = torch.einsum("koc,bkctw->botw", weight, aggregated)
+    if bias is not None:
+        y = y + torch.einsum("ko,bkvw->bow", bias, picked)[:, :, None]
+    out = empty_channels_last(y.shape, y)
+    return out.copy_(y)
+
+
+OP = Op(
+    name="graph_conv",
+    stem="graph_conv",
+    schema=(
+        "(Tensor x, Tensor weight, Tensor adjacency, Tensor? bias, Tensor? frames, Tensor? joints, Tensor? nodes, "
+        "Tensor? transform, Tensor? scale, Tensor? shift, Tensor? pattern) -> Tensor"
+    ),
+    check=_check,
+    allocate=_allocate,
+    reference=_reference,
+)

@@ -1,0 +1,152 @@
+"""Convolution along time, joint by joint."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from asma_fast.ops._array import Array, empty_channels_last
+from asma_fast.ops._contract import FLOATS, check_alike, check_count, check_dtype, check_shape
+from asma_fast.ops._op import Impl, Op, run
+
+
+def temporal_conv(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int = 1,
+    padding: int | tuple[int, int] | None = None,
+    dilation: int = 1,
+    groups: int = 1,
+    impl: str | Impl = "auto",
+) -> Array:
+    """Convolution along time: a k×1 convolution of a feature map.
+
+    ``y[b,o,t,v] = bias[o] + Σ_j Σ_c W[o,c,j] · x[b,c,t·stride + j·dilation − left,v]``, frames outside the map being
+    zero.
+
+    Parameters
+    ----------
+    x
+        Feature map ``(B, C_in, T, V)``.
+    weight
+        ``(C_out, C_in / groups, k)``.
+    bias
+        ``(C_out,)``.
+    stride, dilation, groups
+        At least 1; groups divides C_in and C_out.
+    padding
+        Frames of zeros before and after: one number for both, or ``(left, right)``. None keeps the length at stride 1:
+        dilation·(k−1) frames in all, the odd one after.
+    impl
+        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+
+    Returns
+    -------
+    array of shape (B, C_out, T', V)
+        T' = ⌊(T + left + right − dilation·(k−1) − 1) / stride⌋ + 1, channels last in memory. Differentiable in x,
+        weight and bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes, dtypes or devices disagree, or the padded map is shorter than the kernel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(4, dtype=np.float32).reshape(1, 1, 4, 1)
+    >>> temporal_conv(x, np.ones((1, 1, 3), np.float32)).ravel().tolist()
+    [1.0, 3.0, 6.0, 5.0]
+    """
+    reach = dilation * (weight.shape[-1] - 1) if hasattr(weight, "shape") and weight.ndim == 3 else 0
+    if padding is None:
+        left, right = reach // 2, reach - reach // 2
+    elif isinstance(padding, tuple):
+        if len(padding) != 2:
+            raise ValueError(f"padding must be None, an int or (left, right), got {padding!r}")
+        left, right = padding
+    else:
+        left = right = padding
+    return run(OP, impl, x, weight, bias, stride, left, right, dilation, groups)
+
+
+def output_frames(frames: int, taps: int, stride: int, left: int, right: int, dilation: int) -> int:
+    """T' of a map of ``frames`` frames."""
+    return (frames + left + right - dilation * (taps - 1) - 1) // stride + 1
+
+
+def _check(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+) -> None:
+    check_shape("x", x, "B C_in T V")
+    check_dtype("x", x, FLOATS)
+    for name, value, low in (
+        ("stride", stride, 1), ("padding", left, 0), ("padding", right, 0), ("dilation", dilation, 1), ("groups", groups, 1)
+    ):  # fmt: skip
+        check_count(name, value, low)
+    check_shape("weight", weight, "C_out C_in/groups k")
+    check_alike("weight", weight, "x", x)
+    c_in, (c_out, per_group, taps) = x.shape[1], weight.shape
+    if c_in % groups or c_out % groups or per_group * groups != c_in:
+        raise ValueError(
+            f"weight must have shape (C_out, C_in/groups, k) with C_in={c_in} and groups={groups} dividing both, "
+            f"got {tuple(weight.shape)}"
+        )
+    if taps < 1:
+        raise ValueError("weight must have at least one tap, got k=0")
+    if bias is not None:
+        check_shape("bias", bias, "C_out", C_out=c_out)
+        check_alike("bias", bias, "x", x)
+    if x.shape[2] + left + right < dilation * (taps - 1) + 1:
+        raise ValueError(
+            f"x must have, with padding, at least the {dilation * (taps - 1) + 1} frames the kernel spans, "
+            f"got {x.shape[2]} + {left} + {right}"
+        )
+
+
+def _allocate(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+) -> Array:
+    frames = output_frames(x.shape[2], weight.shape[2], stride, left, right, dilation)
+    return empty_channels_last((x.shape[0], weight.shape[0], frames, x.shape[3]), x)
+
+
+def _reference(
+    x: Any, weight: Any, bias: Any, stride: int, left: int, right: int, dilation: int, groups: int
+) -> Any:
+    functional = sys.modules["torch"].nn.functional
+    padded = functional.pad(x, (0, 0, left, right))
+    y = functional.conv2d(
+        padded, weight[..., None], bias, stride=(stride, 1), dilation=(dilation, 1), groups=groups
+    )
+    out = empty_channels_last(y.shape, y)
+    return out.copy_(y)
+
+
+OP = Op(
+    name="temporal_conv",
+    stem="temporal_conv",
+    schema=(
+        "(Tensor x, Tensor weight, Tensor? bias, SymInt stride, SymInt left, SymInt right, SymInt dilation, "
+        "SymInt groups) -> Tensor"
+    ),
+    check=_check,
+    allocate=_allocate,
+    reference=_reference,
+)
