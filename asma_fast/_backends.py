@@ -54,9 +54,7 @@ class Backends(dict[str, str | None]):
     """Implementation → None where it can run, else the reason. Prints as a table."""
 
     def __str__(self) -> str:
-        lines = [
-            f"{impl:<10} {'yes' if reason is None else 'no: ' + reason}" for impl, reason in self.items()
-        ]
+        lines = [f"{impl:<10} {'yes' if reason is None else 'no: ' + reason}" for impl, reason in self.items()]
         return "\n".join(lines)
 
     __repr__ = __str__

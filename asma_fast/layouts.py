@@ -14,9 +14,7 @@ def _one_based(text: str) -> tuple[tuple[int, int], ...]:
 def _sides(joints: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     """Pairs of joints whose names differ in ``left`` and ``right`` only."""
     return tuple(
-        (index, joints.index(name.replace("left", "right")))
-        for index, name in enumerate(joints)
-        if "left" in name
+        (index, joints.index(name.replace("left", "right"))) for index, name in enumerate(joints) if "left" in name
     )
 
 

@@ -62,9 +62,7 @@ class View:
         matrix = self.transform
         if matrix is not None:
             if not hasattr(matrix, "shape") or matrix.ndim != 3 or matrix.shape[1:] not in ((2, 2), (3, 3)):
-                raise ValueError(
-                    f"view.transform must have shape (N, d, d) with d 2 or 3, got {_shape(matrix)}"
-                )
+                raise ValueError(f"view.transform must have shape (N, d, d) with d 2 or 3, got {_shape(matrix)}")
             if not _dtype(matrix).startswith(("float", "bfloat")):
                 raise TypeError(f"view.transform must be floating, got {_dtype(matrix)}")
         if self.joints is not None and self.nodes is not None and self.joints.shape[1] != self.nodes.shape[1]:
@@ -132,9 +130,7 @@ def _compose(first: Map | None, second: Map | None) -> Map | None:
     rows = second.shape[0] if first.shape[0] == 1 else first.shape[0]
     if isinstance(first, np.ndarray):
         if second.size and (second.min() < 0 or second.max() >= first.shape[1]):
-            raise IndexError(
-                f"positions must lie in [0, {first.shape[1]}), got {second.min()} to {second.max()}"
-            )
+            raise IndexError(f"positions must lie in [0, {first.shape[1]}), got {second.min()} to {second.max()}")
         return np.take_along_axis(
             np.broadcast_to(first, (rows, first.shape[1])),
             np.broadcast_to(second, (rows, second.shape[1])),
@@ -147,8 +143,6 @@ def _product(left: Map | None, right: Map | None) -> Map | None:
     if left is None or right is None:
         return right if left is None else left
     if left.shape[1] != right.shape[1]:
-        raise ValueError(
-            f"transforms must have one size to compose, got {left.shape[1]} and {right.shape[1]}"
-        )
+        raise ValueError(f"transforms must have one size to compose, got {left.shape[1]} and {right.shape[1]}")
     left, right = _alike(left, right)
     return left @ right

@@ -40,7 +40,5 @@ def _gather(x: Any, frames: Any, joints: Any, transform: Any, out: Any) -> None:
                             continue
                         total = x[n, e, frame, joint, m] * 0
                         for c in range(dims):
-                            total += (
-                                transform[n if transform.shape[0] > 1 else 0, e, c] * x[n, c, frame, joint, m]
-                            )
+                            total += transform[n if transform.shape[0] > 1 else 0, e, c] * x[n, c, frame, joint, m]
                         out[n, e, t, v, m] = total

@@ -54,16 +54,14 @@ def check_together(name: str, value: Array, x_name: str, x: Array) -> None:
     check_array(name, value)
     if is_tensor(value) != is_tensor(x):
         kinds = ("NumPy array", "torch tensor")
-        raise TypeError(
-            f"{name} must be a {kinds[is_tensor(x)]} as {x_name} is, got a {kinds[is_tensor(value)]}"
-        )
+        raise TypeError(f"{name} must be a {kinds[is_tensor(x)]} as {x_name} is, got a {kinds[is_tensor(value)]}")
     if is_tensor(x) and value.device != x.device:
         raise ValueError(f"{name} must be on the device of {x_name}, {x.device}, got {value.device}")
 
 
 def check_count(name: str, value: int, low: int, high: int | None = None) -> None:
     """``low ≤ value`` (``≤ high``)."""
-    if isinstance(value, bool) or not isinstance(value, int) and not hasattr(value, "node"):
+    if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "node")):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"

@@ -13,9 +13,7 @@ from asma_fast.view import View
 _library = torch.library.Library("asma_fast", "FRAGMENT")
 
 
-def register(
-    op: Op, autograd: type[torch.autograd.Function] | None = None, *, autocast: bool = False
-) -> None:
+def register(op: Op, autograd: type[torch.autograd.Function] | None = None, *, autocast: bool = False) -> None:
     """Define ``torch.ops.asma_fast.<name>``.
 
     Without ``autograd`` the results are not differentiable, and say so (``requires_grad`` is False). The function's

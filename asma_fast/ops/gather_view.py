@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from asma_fast.ops._array import Array, as_kind_of, empty_channels_last
-from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_view
+from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
 from asma_fast.ops._op import Impl, Op, call_native, run
 from asma_fast.view import View
 
@@ -55,9 +55,7 @@ def view_arguments(x: Array, view: View | None) -> tuple[Array | None, Array | N
     frames, joints, transform = (as_kind_of(a, x) for a in (view.frames, view.joints, view.transform))
     if transform is not None and hasattr(x, "dtype"):
         transform = (
-            transform.astype(x.dtype, copy=False)
-            if not hasattr(x, "stride")
-            else transform.detach().to(x.dtype)
+            transform.astype(x.dtype, copy=False) if not hasattr(x, "stride") else transform.detach().to(x.dtype)
         )
     return frames, joints, transform
 
@@ -78,9 +76,7 @@ def _allocate(x: Array, frames: Array | None, joints: Array | None, transform: A
     return empty_channels_last(view_shape(x, frames, joints), x)
 
 
-def _native(
-    x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array
-) -> None:
+def _native(x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array) -> None:
     call_native("gather_view", x, frames, joints, _dense(transform), out)
 
 
@@ -130,9 +126,7 @@ def _check_backward(
             raise ValueError(f"g must have size {size} along axis {axis}, got {tuple(g.shape)}")
 
 
-def _allocate_backward(
-    g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int
-) -> Array:
+def _allocate_backward(g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int) -> Array:
     n, c, _, _, m = g.shape
     return empty_channels_last((n, c, x_frames, x_joints, m), g)
 

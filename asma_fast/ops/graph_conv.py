@@ -99,9 +99,7 @@ def graph_conv(
     )
 
 
-def output_shape(
-    x: Array, weight: Array, frames: Array | None, joints: Array | None
-) -> tuple[int, int, int, int]:
+def output_shape(x: Array, weight: Array, frames: Array | None, joints: Array | None) -> tuple[int, int, int, int]:
     """Shape of the result, ``(B, C_out, T', V')``."""
     if x.ndim == 4:
         return x.shape[0], weight.shape[1], x.shape[2], x.shape[3]
@@ -175,9 +173,7 @@ def _check_nodes(nodes: Array | None, x: Array, joints: int, graph: int) -> None
     check_together("nodes", nodes, "x", x)
 
 
-def _allocate(
-    x: Array, weight: Array, adjacency: Array, bias: Any, frames: Any, joints: Any, *rest: Any
-) -> Array:
+def _allocate(x: Array, weight: Array, adjacency: Array, bias: Any, frames: Any, joints: Any, *rest: Any) -> Array:
     return empty_channels_last(output_shape(x, weight, frames, joints), x)
 
 
@@ -200,7 +196,7 @@ def _reference(
         nodes is not None
         and not compiling
         and nodes.numel()
-        and not (0 <= int(nodes.min()) and int(nodes.max()) < graph)
+        and not (int(nodes.min()) >= 0 and int(nodes.max()) < graph)
     ):
         raise ValueError(f"nodes must lie in [0, {graph}), got {int(nodes.min())} to {int(nodes.max())}")
     if pattern is not None:

@@ -62,13 +62,11 @@ def _native(edges: Array, joints: int, degree: Array) -> None:
 def _reference(edges: Any, joints: int) -> Any:
     torch = sys.modules["torch"]
     edges = edges.long()
-    if edges.numel() and not (0 <= int(edges.min()) and int(edges.max()) < joints):
+    if edges.numel() and not (int(edges.min()) >= 0 and int(edges.max()) < joints):
         raise ValueError(f"edges must lie in [0, {joints}), got {int(edges.min())} to {int(edges.max())}")
     linked = torch.zeros(joints, joints, dtype=torch.bool, device=edges.device)
     linked[edges[:, 0], edges[:, 1]] = True
-    return ((linked | linked.T) & ~torch.eye(joints, dtype=torch.bool, device=edges.device)).sum(
-        1, dtype=torch.int32
-    )
+    return ((linked | linked.T) & ~torch.eye(joints, dtype=torch.bool, device=edges.device)).sum(1, dtype=torch.int32)
 
 
 OP = Op(

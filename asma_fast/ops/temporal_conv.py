@@ -127,14 +127,10 @@ def _allocate(
     return empty_channels_last((x.shape[0], weight.shape[0], frames, x.shape[3]), x)
 
 
-def _reference(
-    x: Any, weight: Any, bias: Any, stride: int, left: int, right: int, dilation: int, groups: int
-) -> Any:
+def _reference(x: Any, weight: Any, bias: Any, stride: int, left: int, right: int, dilation: int, groups: int) -> Any:
     functional = sys.modules["torch"].nn.functional
     padded = functional.pad(x, (0, 0, left, right))
-    y = functional.conv2d(
-        padded, weight[..., None], bias, stride=(stride, 1), dilation=(dilation, 1), groups=groups
-    )
+    y = functional.conv2d(padded, weight[..., None], bias, stride=(stride, 1), dilation=(dilation, 1), groups=groups)
     out = empty_channels_last(y.shape, y)
     return out.copy_(y)
 
