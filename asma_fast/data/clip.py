@@ -82,7 +82,7 @@ class Clip:
     @property
     def length(self) -> int:
         """Number of frames."""
-        return self.frames.shape[1]
+        return int(self.frames.shape[1])
 
     @property
     def info(self) -> ClipInfo:

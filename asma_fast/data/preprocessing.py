@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from asma_fast._backends import native
 from asma_fast.data.clip import Clip, check_frames
 from asma_fast.skeleton import Skeleton
 
@@ -18,7 +19,12 @@ Scale = Literal["none", "torso"]
 Rotate = Literal["frame", "clip", "aimclr", "none"]
 
 MAX_FRAMES = 1_000_000
-_CHOICES = {"length": get_args(Length), "centre": get_args(Centre), "scale": get_args(Scale), "rotate": get_args(Rotate)}
+_CHOICES = {
+    "length": get_args(Length),
+    "centre": get_args(Centre),
+    "scale": get_args(Scale),
+    "rotate": get_args(Rotate),
+}
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,21 @@ class Preprocessing:
         T, the length after resizing: output frame i reads recorded frame (i + ½)·L/T − ½ of the L valid ones, clamped,
         linearly between neighbours. None keeps the valid frames as they are.
     length
-        Which recorded frames are valid. ``"drop-empty"``: those that hold a body. ``"aimclr"``: the first L, L being the
-        number of frames in which the first joint of body 0 is not at the origin (AimCLR, AAAI 2022).
+        Which recorded frames are valid. ``"drop-empty"``: those that hold a body. ``"aimclr"``: the first L, L being
+        the number of frames in which the first joint of body 0 is not at the origin (AimCLR, AAAI 2022).
     centre
-        ``"per-body"``: each body and frame minus its centre joint. ``"first"``: everything minus body 0's centre joint in
-        its first valid frame, which keeps travel and the distance between people. ``"none"``.
+        ``"per-body"``: each body and frame minus its centre joint. ``"first"``: everything minus body 0's centre joint
+        in its first valid frame, which keeps travel and the distance between people. ``"none"``.
     scale
         ``"torso"``: coordinates divided by the clip's torso length: the distance between the middle of the shoulders
         and the middle of the hips (joints named "left hip" and "right hip"), median over the valid frames of body 0.
         This definition is ours. ``"none"``.
     rotate
-        Turns about the skeleton's up axis until right − left shoulder points to +x (to +y where x is up). ``"frame"``: each
-        frame by its own angle, or by the last one known where the shoulders give none. ``"clip"``: one angle, of the
-        sum of all frames' shoulder vectors. ``"aimclr"``: AimCLR's arrays exactly (its damped arccos, one sign a clip and
-        body). ``"none"``. With centre ``"per-body"``, and always with ``"aimclr"``, each body turns by its own angle;
-        otherwise all turn by body 0's.
+        Turns about the skeleton's up axis until right − left shoulder points to +x (to +y where x is up).
+        ``"frame"``: each frame by its own angle, or by the last one known where the shoulders give none. ``"clip"``:
+        one angle, of the sum of all frames' shoulder vectors. ``"aimclr"``: AimCLR's arrays exactly (its damped
+        arccos, one sign a clip and body). ``"none"``. With centre ``"per-body"``, and always with ``"aimclr"``, each
+        body turns by its own angle; otherwise all turn by body 0's.
 
     Raises
     ------
@@ -81,8 +87,10 @@ class Preprocessing:
 
     @staticmethod
     def named(name: str) -> Preprocessing:
-        """A recipe by name: ``"aimclr"`` (AimCLR's and PSTL's arrays, 50 frames), ``"small"`` (32 frames, torso scale, one
-        turn a clip: for sets of some hundred clips) or ``"default"``.
+        """A recipe by name.
+
+        ``"aimclr"``: AimCLR's and PSTL's arrays, 50 frames. ``"small"``: 32 frames, torso scale, one turn a clip, for
+        sets of some hundred clips. ``"default"``.
 
         Raises
         ------
@@ -152,12 +160,10 @@ class Preprocessing:
             if clip.preprocessing is not None:
                 if clip.preprocessing != self:
                     raise ValueError(f"clip was preprocessed already, by {clip.preprocessing}; got {self}")
-                return np.ascontiguousarray(frames).transpose(3, 1, 2, 0)
-        from asma_fast import _native
-
+                return _logical(np.ascontiguousarray(frames))
         left, right = self._shoulders(skeleton)
         top, bottom = self._torso(skeleton)
-        prepared = _native.preprocess_clip(
+        prepared = native().preprocess_clip(
             np.require(frames, np.float32, "A"),
             dims=skeleton.dimensions,
             length=self.length,
@@ -172,14 +178,15 @@ class Preprocessing:
             up_axis="xyz".index(skeleton.up[1]),
             out_frames=self.frames or 0,
         )
-        channels_last: NDArray[np.float32] = prepared
-        return channels_last.transpose(3, 1, 2, 0)
+        return _logical(prepared)
 
     def _shoulders(self, skeleton: Skeleton) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if self.rotate == "none":
             return (), ()
         if skeleton.dimensions != 3:
-            raise ValueError(f"rotate={self.rotate!r} needs three dimensions; {skeleton.name} has {skeleton.dimensions}")
+            raise ValueError(
+                f"rotate={self.rotate!r} needs three dimensions; {skeleton.name} has {skeleton.dimensions}"
+            )
         if skeleton.shoulders is None:
             raise ValueError(f"rotate={self.rotate!r} needs shoulders; {skeleton.name} names none")
         return skeleton.shoulders
@@ -196,6 +203,12 @@ class Preprocessing:
         # Each side weighs half, however many joints make it up.
         left, right = skeleton.shoulders
         return left * len(right) + right * len(left), hips
+
+
+def _logical(channels_last: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``(M, T, V, C)`` in memory seen as ``(C, T, V, M)``."""
+    view: NDArray[np.float32] = channels_last.transpose(3, 1, 2, 0)
+    return view
 
 
 _NAMED = {

@@ -191,7 +191,7 @@ def test_frame_rotation_is_causal_and_holds_through_a_gap() -> None:
     whole, beginning = recipe(raw, NTU), recipe(raw[:, :8], NTU)
     np.testing.assert_array_equal(whole[:, :8], beginning)
     angle = np.arctan2(*shoulders(only()(raw, NTU))[[2, 0], 5, 0])
-    turned = raw[1, 9] @ np.array([[np.cos(-angle), 0, np.sin(-angle)], [0, 1, 0], [-np.sin(-angle), 0, np.cos(-angle)]])
+    turned = raw[1, 9] @ np.array([[np.cos(angle), 0, -np.sin(angle)], [0, 1, 0], [np.sin(angle), 0, np.cos(angle)]])
     np.testing.assert_allclose(channels_last(whole)[1, 9], turned, atol=1e-4)
 
 
