@@ -167,9 +167,9 @@ class Skeleton:
         Parameters
         ----------
         partition
-            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3): self;
-            from neighbours that are farther from the centre or as far; from neighbours that are nearer. As in the
-            published code, not the paper's text, all joints beyond the centre's neighbours count as equally far.
+            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3):
+            self; from neighbours that are farther from the centre or as far; from neighbours that are nearer. As in
+            the published code, not the paper's text, all joints beyond the centre's neighbours count as equally far.
 
         Returns
         -------
