@@ -6,11 +6,11 @@
 namespace asma::cpu {
 
 // A whole number of panels for every instruction set: the unit in which columns may be shared out.
-inline constexpr std::int64_t slab_columns = 32;
+constexpr std::int64_t slab_columns = 32;
 
-inline constexpr std::int64_t slabs(std::int64_t columns) { return (columns + slab_columns - 1) / slab_columns; }
+static constexpr std::int64_t slabs(std::int64_t columns) { return (columns + slab_columns - 1) / slab_columns; }
 
 // Columns to allocate for, padding included: the widest vector has 16 lanes.
-inline constexpr std::int64_t packed_columns(std::int64_t columns) { return (columns + 15) / 16 * 16; }
+static constexpr std::int64_t packed_columns(std::int64_t columns) { return (columns + 15) / 16 * 16; }
 
 }  // namespace asma::cpu
