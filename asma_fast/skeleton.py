@@ -167,8 +167,9 @@ class Skeleton:
         Parameters
         ----------
         partition
-            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3): self
-            and equally far from the centre; nearer to it; farther from it.
+            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3):
+            self; from neighbours that are farther from the centre or as far; from neighbours that are nearer. As in
+            the published code, not the paper's text, all joints beyond the centre's neighbours count as equally far.
 
         Returns
         -------
@@ -221,9 +222,9 @@ def _adjacency(skeleton: Skeleton, partition: Partition) -> NDArray[np.float32]:
     elif partition == "distance":
         parts = [np.eye(count, dtype=bool), neighbours]
     else:
-        hops = np.asarray(_hops(skeleton.edges, count, skeleton.centre))
-        source, target = hops[:, None], hops[None, :]
-        parts = [linked & (source == target), neighbours & (source > target), neighbours & (source < target)]
+        hops = np.minimum(_hops(skeleton.edges, count, skeleton.centre), 2)
+        inward = hops[:, None] >= hops[None, :]
+        parts = [np.eye(count, dtype=bool), neighbours & inward, neighbours & ~inward]
     stacked = np.stack([np.where(part, normalised, 0.0) for part in parts]).astype(np.float32)
     stacked.setflags(write=False)
     return stacked
