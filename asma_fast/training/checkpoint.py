@@ -60,7 +60,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], record: Map
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    dense = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    dense = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     header = {"version": VERSION, "record": dict(record), "digest": _digest(dense, record)}
     with replacing(path) as temporary:
         try:

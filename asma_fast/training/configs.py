@@ -181,9 +181,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig(
-    RunConfig, OptimiserConfig, LossConfig, EncoderConfig, MaskConfig, AugmentConfig, DataConfig
-):
+class PretrainConfig(RunConfig, OptimiserConfig, LossConfig, EncoderConfig, MaskConfig, AugmentConfig, DataConfig):
     """Pretraining."""
 
     encoders: tuple[str, ...] = option(

@@ -114,7 +114,9 @@ def split_of(store: Store, name: str | None) -> str:
     return name
 
 
-def load_clips(store: Store, rows: Sequence[int] | NDArray[np.integer[Any]], recipe: Preprocessing, bodies: int = 0) -> Clips:
+def load_clips(
+    store: Store, rows: Sequence[int] | NDArray[np.integer[Any]], recipe: Preprocessing, bodies: int = 0
+) -> Clips:
     """Reads and preprocesses clips of a store.
 
     Parameters
