@@ -59,3 +59,4 @@ pytree.register_pytree_node(
         None,
     ),
 )
+torch.serialization.add_safe_globals([View])  # exported programs carry their example inputs
