@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, dense, empty_channels_last
 from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
 from asma_fast.ops._op import Impl, Op, call_native, run
 from asma_fast.view import View
@@ -66,6 +66,15 @@ def view_shape(x: Array, frames: Array | None, joints: Array | None) -> tuple[in
     return n, c, t if frames is None else frames.shape[1], v if joints is None else joints.shape[1], m
 
 
+def check_view_indices(x: Any, frames: Any, joints: Any) -> None:
+    """The index ranges of a view of the tensor ``x``, where a reference reads it; not checked while compiling."""
+    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
+        if index is None or sys.modules["torch"].compiler.is_compiling() or index.numel() == 0:
+            continue
+        if int(index.min()) < 0 or int(index.max()) >= limit:
+            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
+
+
 def _check(x: Array, frames: Array | None, joints: Array | None, transform: Array | None) -> None:
     check_shape("x", x, "N C T V M")
     check_dtype("x", x, FLOATS)
@@ -77,24 +86,13 @@ def _allocate(x: Array, frames: Array | None, joints: Array | None, transform: A
 
 
 def _native(x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array) -> None:
-    call_native("gather_view", x, frames, joints, _dense(transform), out)
-
-
-def _dense(transform: Array | None) -> Array | None:
-    """The kernels read each clip's matrix densely."""
-    if transform is None:
-        return None
-    return transform.contiguous() if hasattr(transform, "contiguous") else transform.copy(order="C")
+    call_native("gather_view", x, frames, joints, dense(transform), out)
 
 
 def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
     torch = sys.modules["torch"]
     n, c, t, v, m = view_shape(x, frames, joints)
-    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
-        if index is None or torch.compiler.is_compiling() or index.numel() == 0:
-            continue
-        if int(index.min()) < 0 or int(index.max()) >= limit:
-            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
+    check_view_indices(x, frames, joints)
     if frames is not None:
         x = x.gather(2, frames.long()[:, None, :, None, None].expand(n, c, t, x.shape[3], m))
     if joints is not None:
@@ -135,7 +133,7 @@ def _native_backward(
     g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int, x_grad: Array
 ) -> None:
     x_grad[...] = 0
-    call_native("gather_view_backward", g, frames, joints, _dense(transform), x_grad)
+    call_native("gather_view_backward", g, frames, joints, dense(transform), x_grad)
 
 
 OP = Op(

@@ -5,10 +5,13 @@
 #include <cstdint>
 
 #include "cpu/gather_view.hpp"
+#include "cpu/motion.hpp"
 
 #define ASMA_CPU_KERNELS(KERNEL)              \
     KERNEL(gather_view, GatherViewParams)     \
-    KERNEL(gather_view_backward, GatherViewBackwardParams)
+    KERNEL(gather_view_backward, GatherViewBackwardParams) \
+    KERNEL(frame_motion, MotionParams)        \
+    KERNEL(joint_motion, MotionParams)
 
 namespace asma::cpu {
 
