@@ -70,9 +70,12 @@ class View:
                 "view.joints and view.nodes must name as many positions, got "
                 f"{self.joints.shape[1]} and {self.nodes.shape[1]}"
             )
-        rows = {value.shape[0] for value in self.arrays() if value is not None and value.shape[0] != 1}
-        if len(rows) > 1:
-            raise ValueError(f"the arrays of a view must have N rows or 1, got {sorted(rows)}")
+        rows = 1
+        for value in self.arrays():
+            if value is not None and value.shape[0] != 1 and value.shape[0] != rows:
+                if rows != 1:
+                    raise ValueError(f"the arrays of a view must have N rows or 1, got {rows} and {value.shape[0]}")
+                rows = value.shape[0]
 
     def arrays(self) -> tuple[Map | None, Map | None, Map | None, Map | None]:
         """``(frames, joints, nodes, transform)`` as they were given."""
@@ -91,7 +94,7 @@ class View:
         Raises
         ------
         ValueError
-            If the transforms have different sizes.
+            If the transforms have different sizes, or the numbers of rows disagree.
         IndexError
             If ``after`` names a position that this view does not have.
         """
@@ -128,15 +131,23 @@ def _compose(first: Map | None, second: Map | None) -> Map | None:
         return second if first is None else first
     first, second = _alike(first, second)
     rows = second.shape[0] if first.shape[0] == 1 else first.shape[0]
+    if second.shape[0] not in (1, rows):
+        raise ValueError(f"views compose clip by clip, got {first.shape[0]} and {second.shape[0]} rows")
+    _check_positions(second, first.shape[1])
     if isinstance(first, np.ndarray):
-        if second.size and (second.min() < 0 or second.max() >= first.shape[1]):
-            raise IndexError(f"positions must lie in [0, {first.shape[1]}), got {second.min()} to {second.max()}")
-        return np.take_along_axis(
-            np.broadcast_to(first, (rows, first.shape[1])),
-            np.broadcast_to(second, (rows, second.shape[1])),
-            axis=1,
-        )
+        first, second = (np.broadcast_to(array, (rows, array.shape[1])) for array in (first, second))
+        return np.take_along_axis(first, second, axis=1)
     return first.expand(rows, -1).gather(1, second.expand(rows, -1).long())
+
+
+def _check_positions(positions: Map, count: int) -> None:
+    """Every position lies in [0, count); off the CPU torch asserts it on the device."""
+    if not isinstance(positions, np.ndarray):
+        if positions.device.type != "cpu" or sys.modules["torch"].compiler.is_compiling():
+            return
+        positions = positions.numpy()
+    if positions.size and (positions.min() < 0 or positions.max() >= count):
+        raise IndexError(f"positions must lie in [0, {count}), got {positions.min()} to {positions.max()}")
 
 
 def _product(left: Map | None, right: Map | None) -> Map | None:

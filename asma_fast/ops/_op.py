@@ -145,8 +145,15 @@ def _run_reference(op: Op, args: tuple[Any, ...]) -> Any:
         with torch.profiler.record_function(f"asma_fast::{op.name} reference"):
             return op.reference(*args)
     with torch.no_grad():
-        result = op.reference(*(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args))
+        result = op.reference(*(_readable(a) if isinstance(a, np.ndarray) else a for a in args))
     return tuple(r.numpy() for r in result) if isinstance(result, tuple) else result.numpy()
+
+
+def _readable(array: np.ndarray[Any, Any]) -> Any:
+    """A tensor of the same values: torch takes neither negative strides nor read-only memory."""
+    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+        array = array.copy()
+    return sys.modules["torch"].from_numpy(array)
 
 
 def _run_numba(op: Op, args: tuple[Any, ...]) -> Any:

@@ -300,7 +300,8 @@ def check_forked(fn: Callable[[], Any], *, seconds: float = 30.0) -> None:
 def check_compiles(fn: Callable[..., Any], batches: Sequence[Sequence[Any]]) -> None:
     """``torch.compile(fn, fullgraph=True, dynamic=True)`` serves every batch of arguments with one graph, bit for bit.
 
-    Give batches that differ in sizes (at least 2 in every axis: torch specialises 0 and 1) and in seeds.
+    Give batches that differ in sizes and in seeds. In the first batch let independent sizes differ, and none be 0 or 1:
+    torch takes equal sizes for one symbol, and specialises 0 and 1.
     """
     assert len(batches) > 1, "one batch cannot show a recompilation"
     torch._dynamo.reset()
