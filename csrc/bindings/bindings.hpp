@@ -24,7 +24,9 @@ template <class Body> void with_real(const Array& array, const char* what, Body&
 // Every entry of a (rows, columns) int32 map must lie in [0, limit): checked before any kernel touches memory.
 void check_indices(const Array& map, std::int64_t limit, const char* what);
 
+void bind_data(py::module_& module);
 void bind_joint_degree(py::module_& module);
 void bind_gather_view(py::module_& module);
+void bind_temporal_conv(py::module_& module);
 
 }  // namespace asma::bindings

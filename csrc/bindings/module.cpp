@@ -60,6 +60,8 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     module.def("available_instruction_sets", &cpu::available_instruction_sets);
     module.def("set_instruction_set", &cpu::set_instruction_set, py::arg("name"));
 
+    bind_data(module);
     bind_joint_degree(module);
     bind_gather_view(module);
+    bind_temporal_conv(module);
 }

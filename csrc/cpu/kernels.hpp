@@ -5,10 +5,16 @@
 #include <cstdint>
 
 #include "cpu/gather_view.hpp"
+#include "cpu/temporal_conv.hpp"
 
-#define ASMA_CPU_KERNELS(KERNEL)              \
-    KERNEL(gather_view, GatherViewParams)     \
-    KERNEL(gather_view_backward, GatherViewBackwardParams)
+#define ASMA_CPU_KERNELS(KERNEL)                                    \
+    KERNEL(gather_view, GatherViewParams)                           \
+    KERNEL(gather_view_backward, GatherViewBackwardParams)          \
+    KERNEL(temporal_conv, TemporalConvParams)                       \
+    KERNEL(temporal_conv_pack, TemporalConvPackParams)              \
+    KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \
+    KERNEL(temporal_conv_merge, TemporalConvMergeParams)            \
+    KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)
 
 namespace asma::cpu {
 
