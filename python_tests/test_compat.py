@@ -259,7 +259,7 @@ def test_a_classifier_refuses_a_checkpoint_without_head() -> None:
 
 
 def test_wrong_kinds_are_refused() -> None:
-    with pytest.raises(TypeError, match="map names to tensors, got dict at 'state_dict'"):
+    with pytest.raises(TypeError, match="map names to tensors, got OrderedDict at 'state_dict'"):
         load_stgcn_state_dict(encoder(), {"state_dict": published().state_dict()})
     with pytest.raises(TypeError, match="model must be an STGCN or a Classifier, got Linear"):
         load_stgcn_state_dict(torch.nn.Linear(2, 2), published().state_dict())
