@@ -62,6 +62,13 @@ def channels_last(x: Array) -> Array:
     return x
 
 
+def dense(x: Array | None) -> Array | None:
+    """``x`` itself if it lies in C order, else a copy that does."""
+    if x is None:
+        return None
+    return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
+
+
 def to_native(x: Array | None) -> Any:
     """The struct through which native code reads and writes ``x``; it borrows, so keep ``x`` alive."""
     if x is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, dense, empty_channels_last
 from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
 from asma_fast.ops._op import Impl, Op, call_native, run
 from asma_fast.view import View
@@ -77,14 +77,7 @@ def _allocate(x: Array, frames: Array | None, joints: Array | None, transform: A
 
 
 def _native(x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array) -> None:
-    call_native("gather_view", x, frames, joints, _dense(transform), out)
-
-
-def _dense(transform: Array | None) -> Array | None:
-    """The kernels read each clip's matrix densely."""
-    if transform is None:
-        return None
-    return transform.contiguous() if hasattr(transform, "contiguous") else transform.copy(order="C")
+    call_native("gather_view", x, frames, joints, dense(transform), out)
 
 
 def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
@@ -135,7 +128,7 @@ def _native_backward(
     g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int, x_grad: Array
 ) -> None:
     x_grad[...] = 0
-    call_native("gather_view_backward", g, frames, joints, _dense(transform), x_grad)
+    call_native("gather_view_backward", g, frames, joints, dense(transform), x_grad)
 
 
 OP = Op(

@@ -27,6 +27,7 @@ void check_indices(const Array& map, std::int64_t limit, const char* what);
 void bind_data(py::module_& module);
 void bind_joint_degree(py::module_& module);
 void bind_gather_view(py::module_& module);
+void bind_graph_conv(py::module_& module);
 void bind_temporal_conv(py::module_& module);
 
 }  // namespace asma::bindings

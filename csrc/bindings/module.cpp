@@ -63,5 +63,6 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     bind_data(module);
     bind_joint_degree(module);
     bind_gather_view(module);
+    bind_graph_conv(module);
     bind_temporal_conv(module);
 }

@@ -5,11 +5,14 @@
 #include <cstdint>
 
 #include "cpu/gather_view.hpp"
+#include "cpu/graph_conv.hpp"
 #include "cpu/temporal_conv.hpp"
 
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
     KERNEL(gather_view, GatherViewParams)                           \
     KERNEL(gather_view_backward, GatherViewBackwardParams)          \
+    KERNEL(graph_conv, GraphConvParams)                             \
+    KERNEL(graph_conv_backward, GraphConvBackwardParams)            \
     KERNEL(temporal_conv, TemporalConvParams)                       \
     KERNEL(temporal_conv_pack, TemporalConvPackParams)              \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \
