@@ -145,25 +145,27 @@ void temporal_conv_merge(const TemporalConvMergeParams<real>& p, std::int64_t be
     }
 }
 
-// Rows are summed in short stretches, stretches in turn, so that rounding does not grow with their number.
 void temporal_conv_backward_bias(const TemporalConvBiasParams<real>& p, std::int64_t begin, std::int64_t end) {
-    constexpr std::int64_t stretch = 512;
-    for (std::int64_t slab = begin; slab < end; ++slab) {
-        const SlabColumns range = slab_range(slab, p.columns);
-        const std::int64_t columns = range.end - range.begin;
-        double total[slab_columns] = {};
-        for (std::int64_t start = 0; start < p.rows; start += stretch) {
-            const std::int64_t stop = start + stretch < p.rows ? start + stretch : p.rows;
-            real sums[slab_columns] = {};
-            if (columns == slab_columns)
-                for (std::int64_t r = start; r < stop; ++r)
-                    for (std::int64_t n = 0; n < slab_columns; ++n) sums[n] += p.g[r * p.columns + range.begin + n];
-            else
-                for (std::int64_t r = start; r < stop; ++r)
-                    for (std::int64_t n = 0; n < columns; ++n) sums[n] += p.g[r * p.columns + range.begin + n];
-            for (std::int64_t n = 0; n < columns; ++n) total[n] += static_cast<double>(sums[n]);
+    for (std::int64_t part = begin; part < end; ++part) {
+        const std::int64_t first = part * p.rows / p.parts, stop = (part + 1) * p.rows / p.parts;
+        double* sums_out = p.partial + part * p.columns;
+        std::int64_t n = 0;
+        for (; n + lanes <= p.columns; n += lanes) {
+            Vec even{}, odd{};  // two chains hide the latency of an addition
+            std::int64_t r = first;
+            for (; r + 1 < stop; r += 2) {
+                even += load(p.g + r * p.columns + n);
+                odd += load(p.g + (r + 1) * p.columns + n);
+            }
+            if (r < stop) even += load(p.g + r * p.columns + n);
+            for (int lane = 0; lane < lanes; ++lane)
+                sums_out[n + lane] = static_cast<double>(even[lane]) + static_cast<double>(odd[lane]);
         }
-        for (std::int64_t n = 0; n < columns; ++n) p.bias_grad[range.begin + n] = static_cast<real>(total[n]);
+        for (; n < p.columns; ++n) {
+            double sum = 0;
+            for (std::int64_t r = first; r < stop; ++r) sum += static_cast<double>(p.g[r * p.columns + n]);
+            sums_out[n] = sum;
+        }
     }
 }
 
