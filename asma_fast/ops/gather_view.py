@@ -77,7 +77,7 @@ def _allocate(x: Array, frames: Array | None, joints: Array | None, transform: A
 
 
 def _native(x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array) -> None:
-    call_native("gather_view", x, frames, joints, dense(transform), out)
+    call_native("gather_view", x, dense(frames), dense(joints), dense(transform), out)
 
 
 def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
@@ -128,7 +128,7 @@ def _native_backward(
     g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int, x_grad: Array
 ) -> None:
     x_grad[...] = 0
-    call_native("gather_view_backward", g, frames, joints, dense(transform), x_grad)
+    call_native("gather_view_backward", g, dense(frames), dense(joints), dense(transform), x_grad)
 
 
 OP = Op(

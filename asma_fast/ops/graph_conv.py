@@ -179,8 +179,8 @@ def _allocate(x: Array, weight: Array, adjacency: Array, bias: Any, frames: Any,
 
 
 def _dense_parameters(args: Sequence[Any]) -> list[Any]:
-    """The canonical arguments with the parameters in C order, as the kernels read them."""
-    return [dense(arg) if place in (1, 3, 7, 8, 9) else arg for place, arg in enumerate(args)]
+    """The canonical arguments; all but x, adjacency, pattern and outputs in C order, as the kernels read them."""
+    return [dense(arg) if place in (1, *range(3, 10)) else arg for place, arg in enumerate(args)]
 
 
 def _native(*args: Any) -> None:
