@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 Map = Any  # numpy.ndarray or torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
 class View:
     """One reading of each clip of a batch: crop, padding, masks, flip, shear and rotation in four small arrays.
 
@@ -45,12 +43,73 @@ class View:
     ([[1, 2]], [[0, 2]])
     """
 
-    frames: Map | None = None
-    joints: Map | None = None
-    nodes: Map | None = None
-    transform: Map | None = None
+    __slots__ = ("frames", "joints", "nodes", "transform")
 
-    def __post_init__(self) -> None:
+    frames: Map | None
+    joints: Map | None
+    nodes: Map | None
+    transform: Map | None
+
+    def __init__(
+        self,
+        frames: Map | None = None,
+        joints: Map | None = None,
+        nodes: Map | None = None,
+        transform: Map | None = None,
+    ) -> None:
+        self._set(frames, joints, nodes, transform)
+        self._validate()
+
+    # Not a frozen dataclass: Lightning takes those apart and refuses to put them together again.
+    def _set(self, frames: Map | None, joints: Map | None, nodes: Map | None, transform: Map | None) -> None:
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "joints", joints)
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "transform", transform)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a View does not change; make another one instead of setting {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a View does not change; make another one instead of deleting {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return View, self.arrays()
+
+    def __repr__(self) -> str:
+        names = ("frames", "joints", "nodes", "transform")
+        given = [f"{name}={_shape(a)}" for name, a in zip(names, self.arrays(), strict=True) if a is not None]
+        return f"View({', '.join(given)})"
+
+    @staticmethod
+    def unchecked(frames: Any, joints: Any, nodes: Any, transform: Any) -> View:
+        """A view of whatever stands in the four places: for torch's trees, which put other things there."""
+        view = object.__new__(View)
+        view._set(frames, joints, nodes, transform)
+        return view
+
+    def to(self, *args: Any, **kwargs: Any) -> View:
+        """The same view with every array a tensor, moved by ``torch.Tensor.to``; index maps keep their dtype.
+
+        Lightning and torch's loaders move a view between devices by this method.
+        """
+        import torch
+
+        def move(value: Map | None) -> Map | None:
+            if value is None:
+                return None
+            moved = torch.as_tensor(value).to(*args, **kwargs)
+            return moved if value is self.transform else moved.to(torch.int32)
+
+        return View(*(move(value) for value in self.arrays()))
+
+    def pin_memory(self) -> View:
+        """The same view in page-locked memory."""
+        import torch
+
+        return View(*(None if value is None else torch.as_tensor(value).pin_memory() for value in self.arrays()))
+
+    def _validate(self) -> None:
         for name in ("frames", "joints", "nodes"):
             value = getattr(self, name)
             if value is None:
@@ -58,7 +117,7 @@ class View:
             if not hasattr(value, "shape") or value.ndim != 2:
                 raise ValueError(f"view.{name} must have shape (N, positions), got {_shape(value)}")
             if _dtype(value) != "int32":
-                raise TypeError(f"view.{name} must be int32, got {_dtype(value)}")
+                raise TypeError(f"view.{name} must be int32, got {_dtype(value)}: cast it")
         matrix = self.transform
         if matrix is not None:
             if not hasattr(matrix, "shape") or matrix.ndim != 3 or matrix.shape[1:] not in ((2, 2), (3, 3)):
@@ -70,9 +129,12 @@ class View:
                 "view.joints and view.nodes must name as many positions, got "
                 f"{self.joints.shape[1]} and {self.nodes.shape[1]}"
             )
-        rows = {value.shape[0] for value in self.arrays() if value is not None and value.shape[0] != 1}
-        if len(rows) > 1:
-            raise ValueError(f"the arrays of a view must have N rows or 1, got {sorted(rows)}")
+        rows = 1
+        for value in self.arrays():
+            if value is not None and value.shape[0] != 1 and value.shape[0] != rows:
+                if rows != 1:
+                    raise ValueError(f"the arrays of a view must have N rows or 1, got {rows} and {value.shape[0]}")
+                rows = value.shape[0]
 
     def arrays(self) -> tuple[Map | None, Map | None, Map | None, Map | None]:
         """``(frames, joints, nodes, transform)`` as they were given."""
@@ -91,9 +153,8 @@ class View:
         Raises
         ------
         ValueError
-            If the transforms have different sizes.
-        IndexError
-            If ``after`` names a position that this view does not have.
+            If the transforms have different sizes, the numbers of rows disagree, or ``after`` names a position that this
+            view does not have.
         """
         nodes = None
         if self.nodes is not None or after.nodes is not None:
@@ -128,15 +189,23 @@ def _compose(first: Map | None, second: Map | None) -> Map | None:
         return second if first is None else first
     first, second = _alike(first, second)
     rows = second.shape[0] if first.shape[0] == 1 else first.shape[0]
+    if second.shape[0] not in (1, rows):
+        raise ValueError(f"views compose clip by clip, got {first.shape[0]} and {second.shape[0]} rows")
+    _check_positions(second, first.shape[1])
     if isinstance(first, np.ndarray):
-        if second.size and (second.min() < 0 or second.max() >= first.shape[1]):
-            raise IndexError(f"positions must lie in [0, {first.shape[1]}), got {second.min()} to {second.max()}")
-        return np.take_along_axis(
-            np.broadcast_to(first, (rows, first.shape[1])),
-            np.broadcast_to(second, (rows, second.shape[1])),
-            axis=1,
-        )
+        first, second = (np.broadcast_to(array, (rows, array.shape[1])) for array in (first, second))
+        return np.take_along_axis(first, second, axis=1)
     return first.expand(rows, -1).gather(1, second.expand(rows, -1).long())
+
+
+def _check_positions(positions: Map, count: int) -> None:
+    """Every position lies in [0, count); off the CPU torch itself asserts it."""
+    if not isinstance(positions, np.ndarray):
+        if positions.device.type != "cpu" or sys.modules["torch"].compiler.is_compiling():
+            return
+        positions = positions.numpy()
+    if positions.size and (positions.min() < 0 or positions.max() >= count):
+        raise ValueError(f"positions must lie in [0, {count}), got {positions.min()} to {positions.max()}")
 
 
 def _product(left: Map | None, right: Map | None) -> Map | None:
@@ -144,5 +213,10 @@ def _product(left: Map | None, right: Map | None) -> Map | None:
         return right if left is None else left
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"transforms must have one size to compose, got {left.shape[1]} and {right.shape[1]}")
+    rows = right.shape[0] if left.shape[0] == 1 else left.shape[0]
+    if right.shape[0] not in (1, rows):
+        raise ValueError(f"views compose clip by clip, got {right.shape[0]} and {left.shape[0]} rows")
     left, right = _alike(left, right)
+    if left.dtype != right.dtype:
+        raise TypeError(f"transforms must have one dtype to compose, got {_dtype(right)} and {_dtype(left)}")
     return left @ right

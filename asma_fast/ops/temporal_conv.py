@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, empty_channels_last
+from asma_fast.ops._array import Array, channels_last, empty, empty_channels_last
 from asma_fast.ops._contract import FLOATS, check_alike, check_count, check_dtype, check_shape
-from asma_fast.ops._op import Impl, Op, run
+from asma_fast.ops._op import Impl, Op, call_native, run
 
 
 def temporal_conv(
@@ -60,8 +60,10 @@ def temporal_conv(
     >>> temporal_conv(x, np.ones((1, 1, 3), np.float32)).ravel().tolist()
     [1.0, 3.0, 6.0, 5.0]
     """
-    reach = dilation * (weight.shape[-1] - 1) if hasattr(weight, "shape") and weight.ndim == 3 else 0
     if padding is None:
+        check_count("dilation", dilation, 1)
+        check_shape("weight", weight, "C_out C_in/groups k")
+        reach = dilation * max(weight.shape[2] - 1, 0)
         left, right = reach // 2, reach - reach // 2
     elif isinstance(padding, tuple):
         if len(padding) != 2:
@@ -90,8 +92,12 @@ def _check(
     check_shape("x", x, "B C_in T V")
     check_dtype("x", x, FLOATS)
     for name, value, low in (
-        ("stride", stride, 1), ("padding", left, 0), ("padding", right, 0), ("dilation", dilation, 1), ("groups", groups, 1)
-    ):  # fmt: skip
+        ("stride", stride, 1),
+        ("padding", left, 0),
+        ("padding", right, 0),
+        ("dilation", dilation, 1),
+        ("groups", groups, 1),
+    ):
         check_count(name, value, low)
     check_shape("weight", weight, "C_out C_in/groups k")
     check_alike("weight", weight, "x", x)
@@ -127,12 +133,77 @@ def _allocate(
     return empty_channels_last((x.shape[0], weight.shape[0], frames, x.shape[3]), x)
 
 
+def _native(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+    out: Array,
+) -> None:
+    call_native("temporal_conv", channels_last(x), weight, bias, stride, left, dilation, groups, out)
+
+
 def _reference(x: Any, weight: Any, bias: Any, stride: int, left: int, right: int, dilation: int, groups: int) -> Any:
     functional = sys.modules["torch"].nn.functional
     padded = functional.pad(x, (0, 0, left, right))
     y = functional.conv2d(padded, weight[..., None], bias, stride=(stride, 1), dilation=(dilation, 1), groups=groups)
     out = empty_channels_last(y.shape, y)
     return out.copy_(y)
+
+
+def _check_backward(
+    g: Array,
+    x: Array,
+    weight: Array,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> None:
+    _check(x, weight, None, stride, left, right, dilation, groups)
+    frames = output_frames(x.shape[2], weight.shape[2], stride, left, right, dilation)
+    check_shape("g", g, "B C_out T' V", **{"B": x.shape[0], "C_out": weight.shape[0], "T'": frames, "V": x.shape[3]})
+    check_alike("g", g, "x", x)
+
+
+def _allocate_backward(g: Array, x: Array, weight: Array, *rest: Any) -> tuple[Array, Array, Array]:
+    needs_x, needs_weight, needs_bias = rest[-3:]
+    return (
+        empty_channels_last(x.shape, x) if needs_x else empty((0,), x),
+        empty(weight.shape if needs_weight else (0,), x),
+        empty((weight.shape[0] if needs_bias else 0,), x),
+    )
+
+
+def _native_backward(
+    g: Array,
+    x: Array,
+    weight: Array,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+    *gradients: Array,
+) -> None:
+    wanted = (
+        gradient if needed else None
+        for gradient, needed in zip(gradients, (needs_x, needs_weight, needs_bias), strict=True)
+    )
+    call_native(
+        "temporal_conv_backward", channels_last(g), channels_last(x), weight, stride, left, dilation, groups, *wanted
+    )
 
 
 OP = Op(
@@ -144,5 +215,45 @@ OP = Op(
     ),
     check=_check,
     allocate=_allocate,
+    native=_native,
     reference=_reference,
 )
+BACKWARD = Op(
+    name="temporal_conv_backward",
+    stem="temporal_conv",
+    schema=(
+        "(Tensor g, Tensor x, Tensor weight, SymInt stride, SymInt left, SymInt right, SymInt dilation, "
+        "SymInt groups, bool needs_x, bool needs_weight, bool needs_bias) -> (Tensor, Tensor, Tensor)"
+    ),
+    check=_check_backward,
+    allocate=_allocate_backward,
+    native=_native_backward,
+)
+
+if "torch" in sys.modules:
+    import torch
+
+    from asma_fast.ops._torch import below_autograd, register
+
+    class _TemporalConv(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Any, weight: Any, bias: Any, *sizes: int) -> Any:
+            return below_autograd(OP.name, x, weight, bias, *sizes)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            x, weight, _, *ctx.sizes = inputs
+            ctx.save_for_backward(x, weight)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Any) -> Any:
+            needed = ctx.needs_input_grad[:3]
+            gradients = torch.ops.asma_fast.temporal_conv_backward(g, *ctx.saved_tensors, *ctx.sizes, *needed)
+            return (
+                *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True)),
+                *(None for _ in ctx.sizes),
+            )
+
+    register(OP, _TemporalConv, autocast=True)
+    register(BACKWARD)
