@@ -272,7 +272,7 @@ def _run(
     jobs: Sequence[_Job], recipe: Preprocessing | None, skeleton: Skeleton, workers: int
 ) -> Iterator[tuple[_Job, Outcome]]:
     """Runs the jobs on threads, in order, with a bounded number of clips waiting to be written."""
-    threads = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    threads = workers or os.cpu_count() or 1
     waiting: deque[tuple[_Job, Future[Outcome]]] = deque()
     with ThreadPoolExecutor(threads, "asma-prepare") as pool:
         try:
