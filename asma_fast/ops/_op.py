@@ -65,7 +65,9 @@ class Op:
     reference
         Arguments (tensors) → the result, by torch, differentiable. It sees float32 where half precision came.
     autocast
-        The result has the dtype of the first argument; under autocast half-precision inputs are cast to float32.
+        Under autocast half-precision inputs are cast to float32.
+    keeps_dtype
+        The reference's result, computed in float32 or wider, is rounded to the first argument's dtype.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Op:
     native: Callable[..., None] | None = None
     reference: Callable[..., Any] | None = None
     autocast: bool = False
+    keeps_dtype: bool = False
 
     @property
     def first(self) -> str:
@@ -184,7 +187,7 @@ def _run_reference(op: Op, args: tuple[Any, ...]) -> Any:
         else:
             with torch.profiler.record_function(f"asma_fast::{op.name} reference"):
                 result = op.reference(*args)
-        return result.to(dtype) if op.autocast else result
+        return result.to(dtype) if op.keeps_dtype else result
     with torch.no_grad():
         result = op.reference(*(to_tensor(a) if isinstance(a, np.ndarray) else a for a in args))
     return tuple(r.numpy() for r in result) if isinstance(result, tuple) else result.numpy()

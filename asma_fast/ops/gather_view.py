@@ -147,6 +147,7 @@ OP = Op(
     native=_native,
     reference=_reference,
     autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="gather_view_backward",

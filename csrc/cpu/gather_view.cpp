@@ -2,6 +2,7 @@
 #include "cpu/gather_view.hpp"
 
 #include "cpu/simd.hpp"
+#include "cpu/transform_joint.hpp"
 
 namespace asma::cpu::ASMA_ISA {
 namespace {

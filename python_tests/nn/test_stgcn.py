@@ -92,9 +92,7 @@ def test_native_kernels_and_reference_agree(training: bool) -> None:
     native, reference = (encoder(impl=impl, dropout=0.3).train(training) for impl in ("cpu", "reference"))
     exact = copy.deepcopy(reference).double()
     view = some_view()
-    results = [
-        model(clips().to(next(model.parameters()).dtype), view, seed=5) for model in (native, exact, reference)
-    ]
+    results = [model(clips().to(next(model.parameters()).dtype), view, seed=5) for model in (native, exact, reference)]
     assert_within_budget(*results)
     for result in results:
         result.square().sum().backward()
@@ -121,7 +119,10 @@ def test_a_view_equals_its_materialisation(training: bool, impl: str) -> None:
     model = encoder(impl=impl, dropout=0.0).double().train(training)
     view = some_view()
     everywhere = torch.stack(
-        [torch.from_numpy(SKELETON.flip) if (j != n).any() else torch.arange(V) for j, n in zip(view.joints, view.nodes)]
+        [
+            torch.from_numpy(SKELETON.flip) if (j != n).any() else torch.arange(V)
+            for j, n in zip(view.joints, view.nodes)
+        ]
     )
     turned = ops.gather_view(clips().double(), View(view.frames, everywhere.int(), None, view.transform.double()))
     wanted = copy.deepcopy(model)(turned, View(joints=view.nodes))
@@ -335,8 +336,18 @@ def test_strides_are_never_inferred() -> None:
         (clips().numpy(), None, TypeError, "clip must be a torch tensor, got ndarray"),
         (clips().double(), None, TypeError, "weight must have the dtype of x, float64, got float32"),
         (clips(), object(), TypeError, "view must be a View, got object"),
-        (clips(), View(frames=torch.zeros(4, 0).int()), ValueError, "one frame and one joint must be kept, got 0 and 7"),
-        (clips(), View(joints=torch.zeros(1, 0).int()), ValueError, "one frame and one joint must be kept, got 13 and 0"),
+        (
+            clips(),
+            View(frames=torch.zeros(4, 0).int()),
+            ValueError,
+            "one frame and one joint must be kept, got 0 and 7",
+        ),
+        (
+            clips(),
+            View(joints=torch.zeros(1, 0).int()),
+            ValueError,
+            "one frame and one joint must be kept, got 13 and 0",
+        ),
         (clips(), View(frames=torch.tensor([[13]]).int()), ValueError, r"view.frames must lie in \[0, 13\)"),
         (clips(), View(joints=torch.tensor([[7]]).int()), ValueError, r"must lie in \[0, 7\)"),
         (clips(), View(frames=torch.zeros(3, 2).int()), ValueError, "view.frames must have shape"),
