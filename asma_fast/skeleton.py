@@ -77,7 +77,8 @@ class Skeleton:
         object.__setattr__(self, "pairs", tuple((int(a), int(b)) for a, b in self.pairs))
         if self.shoulders is not None:
             left, right = self.shoulders
-            object.__setattr__(self, "shoulders", (tuple(left), tuple(right)))
+            sides = tuple((side,) if isinstance(side, int) else tuple(side) for side in (left, right))
+            object.__setattr__(self, "shoulders", sides)
         self._validate()
 
     def _validate(self) -> None:

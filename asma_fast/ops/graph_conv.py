@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last, is_array
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import OP as GATHER_VIEW
 from asma_fast.ops.gather_view import view_arguments, view_shape
 from asma_fast.view import View
@@ -81,7 +81,11 @@ def graph_conv(
             raise TypeError(f"view must be a View, got {type(view).__name__}")
         if nodes is not None:
             raise ValueError("view and nodes exclude each other: a view names its own nodes")
+        if is_array(x) and x.ndim == 4:
+            raise ValueError(f"view reads a clip (N, C, T, V, M); x is a feature map of shape {tuple(x.shape)}")
         nodes = view.graph_nodes
+    elif nodes is not None and is_array(x) and x.ndim == 5:
+        raise ValueError(f"nodes belong to a feature map (B, C, T, V); x is a clip of shape {tuple(x.shape)}: use view")
     frames, joints, transform = view_arguments(x, view)
     return run(
         OP,
@@ -303,6 +307,8 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="graph_conv_backward",
@@ -313,12 +319,14 @@ BACKWARD = Op(
     native=_native_backward,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     import torch
 
     from asma_fast.ops._torch import below_autograd, register
 
     class _GraphConv(torch.autograd.Function):
+        differentiable = DIFFERENTIABLE
+
         @staticmethod
         def forward(*args: Any) -> Any:
             return below_autograd(OP.name, *args)
@@ -338,5 +346,5 @@ if "torch" in sys.modules:
                     result[place] = grad
             return tuple(result)
 
-    register(OP, _GraphConv, autocast=True)
+    register(OP, _GraphConv)
     register(BACKWARD)

@@ -70,7 +70,9 @@ def test_the_view_equals_the_materialised_chain(name, frames):
     ids = torch.arange(16) * 7 + 1
     view = Augmentation(AugmentConfig(), skeleton).view(frames, seed=SEED, ids=ids)
     got = ops.gather_view(x, view).numpy()
-    wanted = np.stack([_pstl(clip.astype(np.float64), int(i), skeleton) for clip, i in zip(x.numpy(), ids, strict=True)])
+    wanted = np.stack(
+        [_pstl(clip.astype(np.float64), int(i), skeleton) for clip, i in zip(x.numpy(), ids, strict=True)]
+    )
     np.testing.assert_allclose(got, wanted, atol=2e-5)
     assert len({tuple(row) for row in view.frames.tolist()}) > 1 or frames < 6
     assert {int((row != torch.arange(len(skeleton))).any()) for row in view.joints} == {0, 1}

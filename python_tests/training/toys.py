@@ -75,7 +75,9 @@ def toy_clips(count: int = 24, *, frames: int = 16, seed: int = 0) -> Clips:
     )
 
 
-def toy_store(path: Path, count: int = 36, *, labels: bool = True, skeleton: Skeleton = SKELETON, seed: int = 0) -> Path:
+def toy_store(
+    path: Path, count: int = 36, *, labels: bool = True, skeleton: Skeleton = SKELETON, seed: int = 0
+) -> Path:
     """A store of such clips with the splits ``half`` (two of three train) and ``none`` (nothing tests)."""
     rng = np.random.default_rng(seed)
     with StoreWriter(path, dataset="toy", skeleton=skeleton) as writer:
