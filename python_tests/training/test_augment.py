@@ -88,7 +88,6 @@ def test_a_clip_is_augmented_alike_in_any_batch_and_otherwise_under_another_seed
         assert torch.equal(a[0], b[1])
         assert a.dtype == b.dtype
     assert not torch.equal(alone.transform, other.transform)
-    del c
 
 
 def test_crop_resize_reads_a_part_of_the_clip_forwards():
