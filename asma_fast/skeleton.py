@@ -77,7 +77,8 @@ class Skeleton:
         object.__setattr__(self, "pairs", tuple((int(a), int(b)) for a, b in self.pairs))
         if self.shoulders is not None:
             left, right = self.shoulders
-            object.__setattr__(self, "shoulders", (tuple(left), tuple(right)))
+            sides = tuple((side,) if isinstance(side, int) else tuple(side) for side in (left, right))
+            object.__setattr__(self, "shoulders", sides)
         self._validate()
 
     def _validate(self) -> None:
@@ -167,8 +168,9 @@ class Skeleton:
         Parameters
         ----------
         partition
-            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3): self
-            and equally far from the centre; nearer to it; farther from it.
+            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3):
+            self; from neighbours that are farther from the centre or as far; from neighbours that are nearer. As in
+            the published code, not the paper's text, all joints beyond the centre's neighbours count as equally far.
 
         Returns
         -------
@@ -221,9 +223,9 @@ def _adjacency(skeleton: Skeleton, partition: Partition) -> NDArray[np.float32]:
     elif partition == "distance":
         parts = [np.eye(count, dtype=bool), neighbours]
     else:
-        hops = np.asarray(_hops(skeleton.edges, count, skeleton.centre))
-        source, target = hops[:, None], hops[None, :]
-        parts = [linked & (source == target), neighbours & (source > target), neighbours & (source < target)]
+        hops = np.minimum(_hops(skeleton.edges, count, skeleton.centre), 2)
+        inward = hops[:, None] >= hops[None, :]
+        parts = [np.eye(count, dtype=bool), neighbours & inward, neighbours & ~inward]
     stacked = np.stack([np.where(part, normalised, 0.0) for part in parts]).astype(np.float32)
     stacked.setflags(write=False)
     return stacked

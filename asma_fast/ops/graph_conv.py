@@ -8,7 +8,7 @@ from typing import Any
 
 from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import OP as GATHER_VIEW
 from asma_fast.ops.gather_view import view_arguments, view_shape
 from asma_fast.view import View
@@ -216,8 +216,6 @@ def _reference(
         clip = GATHER_VIEW.reference(x, frames, joints, transform)
         n, c, t, v, m = clip.shape
         x = clip.permute(0, 4, 1, 2, 3).reshape(n * m, c, t, v)
-    dtype, wide = x.dtype, torch.promote_types(x.dtype, torch.float32)
-    x, weight, adjacency = x.to(wide), weight.to(wide), adjacency.to(wide)
     rows, _, _, v = x.shape
     graph = adjacency.shape[-1]
     if nodes is None:
@@ -236,9 +234,9 @@ def _reference(
     y = torch.einsum("koc,bkctw->botw", weight, aggregated)
     if bias is not None:
         alive = (picked != 0).any(2)[..., None]
-        y = y + _carry(picked.sum(2)[..., None], bias.to(wide)[:, None], alive).sum(1).transpose(1, 2)[:, :, None]
+        y = y + _carry(picked.sum(2)[..., None], bias[:, None], alive).sum(1).transpose(1, 2)[:, :, None]
     out = empty_channels_last(y.shape, y)
-    return out.copy_(y).to(dtype)
+    return out.copy_(y)
 
 
 def _check_values(adjacency: Any, nodes: Any, pattern: Any, *, clip: bool) -> None:
@@ -303,6 +301,7 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    autocast=True,
 )
 BACKWARD = Op(
     name="graph_conv_backward",
@@ -313,12 +312,14 @@ BACKWARD = Op(
     native=_native_backward,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     import torch
 
     from asma_fast.ops._torch import below_autograd, register
 
     class _GraphConv(torch.autograd.Function):
+        differentiable = DIFFERENTIABLE
+
         @staticmethod
         def forward(*args: Any) -> Any:
             return below_autograd(OP.name, *args)
@@ -338,5 +339,5 @@ if "torch" in sys.modules:
                     result[place] = grad
             return tuple(result)
 
-    register(OP, _GraphConv, autocast=True)
+    register(OP, _GraphConv)
     register(BACKWARD)
