@@ -218,7 +218,10 @@ FAULTS = {
     "missing": (without("st_gcn_networks.3.tcn.2.weight"), "missing name st_gcn_networks.3.tcn.2.weight"),
     "missing importance": (without("edge_importance.4"), "missing name edge_importance.4"),
     "missing A": (without("A"), "missing buffer A"),
-    "unknown": (lambda s: s.update({"st_gcn_networks.0.se.weight": s["A"]}), "unknown name st_gcn_networks.0.se.weight"),
+    "unknown": (
+        lambda s: s.update({"st_gcn_networks.0.se.weight": s["A"]}),
+        "unknown name st_gcn_networks.0.se.weight",
+    ),
     "unknown beside": (lambda s: s.update({"decoder.weight": s["A"]}), "unknown name decoder.weight"),
     "a block more": (
         lambda s: s.update({n.replace("works.4", "works.5"): v for n, v in s.items() if "works.4" in n}),

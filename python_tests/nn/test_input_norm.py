@@ -65,7 +65,9 @@ def materialised(clip: torch.Tensor, case: str) -> torch.Tensor:
 def as_torch(norm: InputNorm) -> nn.BatchNorm1d:
     """torch's batch-norm over V·C features in the same state."""
     twin = nn.BatchNorm1d(V * C, eps=norm.eps, momentum=norm.momentum).double().train(norm.training)
-    twin.load_state_dict({name: value.reshape(twin.state_dict()[name].shape) for name, value in norm.state_dict().items()})
+    twin.load_state_dict(
+        {name: value.reshape(twin.state_dict()[name].shape) for name, value in norm.state_dict().items()}
+    )
     return twin
 
 

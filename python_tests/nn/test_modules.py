@@ -46,7 +46,8 @@ def test_a_state_dict_holds_parameters_only() -> None:
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
-    "options", [{}, {"stride": 2}, {"taps": 4, "padding": (3, 0)}, {"taps": 3, "dilation": 2, "groups": 3, "bias": False}]
+    "options",
+    [{}, {"stride": 2}, {"taps": 4, "padding": (3, 0)}, {"taps": 3, "dilation": 2, "groups": 3, "bias": False}],
 )
 def test_temporal_conv_is_torchs_convolution(options: dict, impl: str) -> None:
     layer = TemporalConv(3, 6, **options, impl=impl).double()
