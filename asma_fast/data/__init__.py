@@ -11,6 +11,7 @@ from asma_fast.data.errors import FormatError, StoreError
 from asma_fast.data.prepare import Failure, PrepareConfig, PrepareReport, prepare
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.readers import DATASETS, read_clip
+from asma_fast.data.readers.base import split_by
 from asma_fast.data.store import Store
 from asma_fast.data.store_writer import StoreWriter
 from asma_fast.data.synthetic import Synthetic
@@ -30,4 +31,5 @@ __all__ = [
     "Synthetic",
     "prepare",
     "read_clip",
+    "split_by",
 ]

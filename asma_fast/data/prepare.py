@@ -26,7 +26,7 @@ from asma_fast.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What :func:`prepare` is to do."""
+    """What is read, and where the store goes."""
 
     dataset: str = field(metadata={"help": f"data set: {', '.join(DATASETS)}, or synthetic (generated)"})
     out: Path = field(metadata={"help": "store to write, a .safetensors file"})

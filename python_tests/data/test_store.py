@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from asma_fast import Skeleton
-from asma_fast.data import Clip, Preprocessing, Store, StoreError, StoreWriter
-from asma_fast.data.readers.base import split_by
+from asma_fast.data import Clip, Preprocessing, Store, StoreError, StoreWriter, split_by
 
 NTU = Skeleton.named("ntu-rgb+d")
 
