@@ -179,7 +179,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         patch.setattr(
             "asma_fast.training.pretrain.barlow_twins_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True)
         )
-        with pytest.raises(TrainingError, match=r"hl: the loss became nan at step 6 \(epoch 2\); the last good.*hl.safe"):
+        with pytest.raises(
+            TrainingError, match=r"hl: the loss became nan at step 6 \(epoch 2\); the last good.*hl.safe"
+        ):
             pretrain(tiny(tmp_path, encoders="hl"), clips)
     assert (tmp_path / "hl.safetensors").read_bytes() == good
     assert len(pretrain(tiny(tmp_path, encoders="hl"), clips).losses["hl"]) == 4
