@@ -27,5 +27,7 @@ void check_indices(const Array& map, std::int64_t limit, const char* what);
 void bind_joint_degree(py::module_& module);
 void bind_gather_view(py::module_& module);
 void bind_motion(py::module_& module);
+void bind_sampling(py::module_& module);
+void bind_dropout(py::module_& module);
 
 }  // namespace asma::bindings

@@ -63,4 +63,6 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     bind_joint_degree(module);
     bind_gather_view(module);
     bind_motion(module);
+    bind_sampling(module);
+    bind_dropout(module);
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/motion.hpp"
 
@@ -11,7 +12,8 @@
     KERNEL(gather_view, GatherViewParams)     \
     KERNEL(gather_view_backward, GatherViewBackwardParams) \
     KERNEL(frame_motion, MotionParams)        \
-    KERNEL(joint_motion, MotionParams)
+    KERNEL(joint_motion, MotionParams)        \
+    KERNEL(dropout, DropoutParams)
 
 namespace asma::cpu {
 
