@@ -69,6 +69,13 @@ def dense(x: Array | None) -> Array | None:
     return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
 
 
+def as_dense(x: Array, dtype: str) -> Array:
+    """``x`` in C order and that dtype: itself, or a copy."""
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(x, dtype=dtype)
+    return x.to(getattr(sys.modules["torch"], dtype)).contiguous()
+
+
 def to_native(x: Array | None) -> Any:
     """The struct through which native code reads and writes ``x``; it borrows, so keep ``x`` alive."""
     if x is None:

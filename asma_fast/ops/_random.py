@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asma_fast.ops._array import Array, is_tensor
+from asma_fast.ops._array import Array, is_array, is_tensor
 from asma_fast.ops._contract import check_array, check_dtype, check_shape, check_together
 
 
@@ -19,14 +19,10 @@ def as_seed(seed: int | Array, like: Array) -> Array:
     TypeError, ValueError
         If it is no int or 0-d int64 array, or does not fit into 64 bits.
     """
-    if isinstance(seed, (np.ndarray, np.integer)) or is_tensor(seed):
-        seed = np.asarray(seed) if isinstance(seed, np.integer) else seed
-        check_dtype("seed", seed, ("int64",))
-        if seed.ndim != 0:
-            raise ValueError(f"seed must be an int or have shape (), got {tuple(seed.shape)}")
-        if is_tensor(like):
-            return seed if is_tensor(seed) else sys.modules["torch"].as_tensor(seed, device=like.device)
-        return seed.numpy() if is_tensor(seed) else seed
+    if isinstance(seed, np.integer):
+        seed = int(seed)
+    if is_array(seed):
+        return _array_seed(seed, like)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int or an int64 array of shape (), got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**63:
@@ -35,6 +31,15 @@ def as_seed(seed: int | Array, like: Array) -> Array:
         torch = sys.modules["torch"]
         return torch.tensor(seed, dtype=torch.int64, device=like.device)
     return np.array(seed, dtype=np.int64)
+
+
+def _array_seed(seed: Any, like: Array) -> Array:
+    check_dtype("seed", seed, ("int64",))
+    if seed.ndim != 0:
+        raise ValueError(f"seed must be an int or have shape (), got {tuple(seed.shape)}")
+    if is_tensor(like):
+        return seed if is_tensor(seed) else sys.modules["torch"].as_tensor(seed, device=like.device)
+    return seed.numpy() if is_tensor(seed) else seed
 
 
 def as_ids(ids: Array | None, count: int, like: Array) -> Array:

@@ -24,12 +24,12 @@ def dropout(
     ids: Array | None = None,
     impl: str | Impl = "auto",
 ) -> Array:
-    """Zero each element with probability ``p`` and scale the others by 1 / (1 − p), both to the nearest 1/65536.
+    """Zero each element with probability ``p``, to the nearest 1/65536, and scale the others to keep the mean.
 
-    Row b of ``x`` belongs to sample n = b // (B / N) and is its row m = b mod (B / N). Element (c, t, v) of it has index
-    i = ((m·T + t)·V + v)·C + c in its sample. With q = round(65536·p), it is zero if its 16 random bits are below q, else
-    ``x · 65536 / (65536 − q)``. One Philox4x32-10 call, key ``seed``, counter (id low, id high, ⌊i / 8⌋, dropout + block),
-    serves eight elements: i takes word ⌊i / 2⌋ mod 4, its low half if i is even, else its high half.
+    Row b of ``x`` belongs to sample n = b // (B / N) and is its row m = b mod (B / N). Element (c, t, v) of it has
+    index i = ((m·T + t)·V + v)·C + c in its sample. With q = round(65536·p), it is zero if its 16 random bits are below
+    q, else ``x · 65536 / (65536 − q)``. One Philox4x32-10 call, key ``seed``, counter (id low, id high, ⌊i / 8⌋,
+    dropout + block), serves eight elements: i takes word ⌊i / 2⌋ mod 4, its low half if i is even, else its high half.
 
     Nothing is stored for the backward pass: it applies the op to the gradient.
 
@@ -73,7 +73,7 @@ def _check(x: Array, seed: Array, ids: Array, p: float, block: int) -> None:
     check_shape("x", x, "B C T V")
     check_dtype("x", x, FLOATS)
     check_random("x", x, seed, ids)
-    if ids.shape[0] == 0 and x.shape[0] != 0 or ids.shape[0] != 0 and x.shape[0] % ids.shape[0] != 0:
+    if (x.shape[0] % ids.shape[0] if ids.shape[0] else x.shape[0]) != 0:
         raise ValueError(f"ids must have a size that divides the {x.shape[0]} rows of x, got {ids.shape[0]}")
     if isinstance(p, bool) or not isinstance(p, (int, float)):
         raise TypeError(f"p must be a float, got {type(p).__name__}")
@@ -104,7 +104,7 @@ def _reference(x: Any, seed: Any, ids: Any, p: float, block: int) -> Any:
     size = rows * t * v * c
     calls = torch.arange((size + 7) // 8, device=x.device)
     words = torch.stack(philox_words(seed, ids[:, None], calls, Purpose.DROPOUT + block), dim=-1)
-    bits = torch.stack([words & 0xFFFF, words >> 16], dim=-1).reshape(ids.shape[0], -1)[:, :size]
+    bits = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)[:, :size]
     dropped = (bits < q).reshape(b, t, v, c)
     out = empty_channels_last((b, c, t, v), x)
     return out.copy_(torch.where(dropped, 0, physical * (65536 / (65536 - q))).permute(0, 3, 1, 2))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import numpy as np
-
-from asma_fast.ops._array import Array, dense, empty, is_tensor
+from asma_fast.ops._array import Array, as_dense, dense, empty
 from asma_fast.ops._contract import REALS, check_array, check_count, check_dtype, check_shape
 from asma_fast.ops._op import Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words
@@ -37,15 +35,16 @@ def sample_joints(
     seed
         int, or int64 array of shape () (a tensor does not recompile ``torch.compile``).
     ids
-        ``(N,)`` int64: who each clip is, so that its mask does not depend on its place in the batch. None: 0 … N−1, with
-        N = 1 for weights ``(V,)``.
+        ``(N,)`` int64: who each clip is, so that its mask does not depend on its place in the batch. None: 0 … N−1,
+        with N = 1 for weights ``(V,)``.
     impl
         ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"``.
 
     Returns
     -------
     array of shape (N, V − drop), int32
-        Of the kind of ``weights``: the kept joints, ascending; ``joints`` of a :class:`~asma_fast.View`. Not differentiable.
+        Of the kind of ``weights``: the kept joints, ascending; ``joints`` of a :class:`~asma_fast.View`. Not
+        differentiable.
 
     Raises
     ------
@@ -76,9 +75,9 @@ def sample_frames(
     """Keep all frames of each clip but the ``drop`` of highest or lowest score and ``random_drop`` of the rest.
 
     Frames are ranked by the float32 score cut to 12 mantissa bits (towards zero); of equal ones, the frame with the
-    smaller Philox key goes first: the first word for counter (id low, id high, frame, ties); then the smaller index. Draw
-    d of the random ones takes the first word u for counter (id low, id high, d, frames) and removes the
-    ⌊u · remaining / 2³²⌋-th of the frames still there.
+    smaller Philox key goes first: the first word for counter (id low, id high, frame, ties); then the smaller index.
+    Draw d of the random ones takes the first word u for counter (id low, id high, d, frames) and removes the
+    ⌊u · remaining / 2³²⌋-th of the frames still there, counted from 0.
 
     Parameters
     ----------
@@ -98,7 +97,8 @@ def sample_frames(
     Returns
     -------
     array of shape (N, T − drop − random_drop), int32
-        Of the kind of ``scores``: the kept frames, ascending; ``frames`` of a :class:`~asma_fast.View`. Not differentiable.
+        Of the kind of ``scores``: the kept frames, ascending; ``frames`` of a :class:`~asma_fast.View`. Not
+        differentiable.
 
     Raises
     ------
@@ -114,8 +114,16 @@ def sample_frames(
     if remove not in ("high", "low"):
         raise ValueError(f"remove must be 'high' or 'low', got {remove!r}")
     check_shape("scores", scores, "N T")
+    count = scores.shape[0]
     return run(
-        FRAMES, impl, scores, drop, remove == "high", random_drop, as_seed(seed, scores), as_ids(ids, len(scores), scores)
+        FRAMES,
+        impl,
+        scores,
+        drop,
+        remove == "high",
+        random_drop,
+        as_seed(seed, scores),
+        as_ids(ids, count, scores),
     )
 
 
@@ -149,21 +157,14 @@ def _allocate_frames(scores: Array, drop: int, high: bool, random_drop: int, see
     return empty((scores.shape[0], scores.shape[1] - drop - random_drop), scores, "int32")
 
 
-def _as(x: Array, dtype: str) -> Array:
-    """``x`` in C order and that dtype."""
-    if is_tensor(x):
-        return x.to(getattr(sys.modules["torch"], dtype)).contiguous()
-    return np.ascontiguousarray(x, dtype=dtype)
-
-
 def _native_joints(weights: Array, drop: int, seed: Array, ids: Array, kept: Array) -> None:
-    call_native("sample_joints", _as(weights, "float64"), drop, seed, dense(ids), kept)
+    call_native("sample_joints", as_dense(weights, "float64"), drop, seed, dense(ids), kept)
 
 
 def _native_frames(
     scores: Array, drop: int, high: bool, random_drop: int, seed: Array, ids: Array, kept: Array
 ) -> None:
-    call_native("sample_frames", _as(scores, "float32"), drop, high, random_drop, seed, dense(ids), kept)
+    call_native("sample_frames", as_dense(scores, "float32"), drop, high, random_drop, seed, dense(ids), kept)
 
 
 def check_weights(lowest: Any, highest: Any, positive: Any, drop: int) -> None:
