@@ -12,6 +12,9 @@ from asma_fast._backends import native
 
 Array = Any  # numpy.ndarray or torch.Tensor
 
+# dtype of either kind → native code's; asked for at every call.
+_DTYPE_CODES: dict[Any, Any] = {}
+
 # Logical axis order → the order in memory, slowest first: channels last.
 _PHYSICAL = {4: (0, 2, 3, 1), 5: (0, 4, 2, 3, 1)}
 
@@ -91,9 +94,12 @@ def to_native(x: Array | None) -> Any:
 
 
 def _dtype_code(x: Array) -> Any:
-    code = getattr(native().DType, dtype_name(x), None)
+    code = _DTYPE_CODES.get(x.dtype)
     if code is None:
-        raise TypeError(f"native code has no dtype {dtype_name(x)}")
+        code = getattr(native().DType, dtype_name(x), None)
+        if code is None:
+            raise TypeError(f"native code has no dtype {dtype_name(x)}")
+        _DTYPE_CODES[x.dtype] = code
     return code
 
 

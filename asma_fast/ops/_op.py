@@ -23,6 +23,9 @@ from asma_fast.ops._contract import REALS
 # Looked up once: torch.compile traces through the choice below.
 _WHY_NOT: dict[str, str | None] = dict(backends())
 
+# Registered ops by name: looking them up in torch.ops costs microseconds a call.
+TORCH_OPS: dict[str, Any] = {}
+
 
 class Impl(str, Enum):
     """Who computes an op. ``AUTO`` picks by device and dtype; an explicit choice never falls back."""
@@ -126,7 +129,7 @@ def run(op: Op, impl: str | Impl, *args: Any) -> Any:
     choice = choose(op.name, impl, args[0])
     if choice == "cpu":
         if is_tensor(args[0]):
-            return getattr(sys.modules["torch"].ops.asma_fast, op.name)(*args)
+            return TORCH_OPS[op.name](*args)
         return op.run_cpu(*args)
     op.check(*args)
     if choice == "numba":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from asma_fast.ops._op import Op
+from asma_fast.ops._op import TORCH_OPS, Op
 from asma_fast.view import View
 
 _library = torch.library.Library("asma_fast", "FRAGMENT")
@@ -24,22 +24,30 @@ def register(op: Op, autograd: type[torch.autograd.Function] | None = None, *, a
     _library.impl(op.name, op.run_cpu, "CPU")
     torch.library.register_fake(f"asma_fast::{op.name}", op.run_fake, lib=_library)
 
-    def kernel(*args: Any) -> Any:
-        needs_grad = autograd is not None and torch.is_grad_enabled()
-        if needs_grad and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
-            assert autograd is not None
-            return autograd.apply(*args)
-        return below_autograd(op.name, *args)
-
-    _library.impl(op.name, kernel, "Autograd")
+    TORCH_OPS[op.name] = getattr(torch.ops.asma_fast, op.name).default
+    if autograd is None:
+        _library.impl(op.name, torch.library.fallthrough_kernel, "Autograd")
+    else:
+        _library.impl(op.name, _autograd_kernel(op.name, autograd), "Autograd")
     if autocast:
         torch.library.register_autocast(f"asma_fast::{op.name}", "cpu", torch.float32, lib=_library)
+
+
+def _autograd_kernel(name: str, autograd: type[torch.autograd.Function]) -> Any:
+    def kernel(*args: Any) -> Any:
+        if torch.is_grad_enabled():
+            for arg in args:
+                if isinstance(arg, torch.Tensor) and arg.requires_grad:
+                    return autograd.apply(*args)
+        return below_autograd(name, *args)
+
+    return kernel
 
 
 def below_autograd(name: str, *args: Any) -> Any:
     """The op itself, past its autograd rule."""
     with torch._C._AutoDispatchBelowAutograd():
-        return getattr(torch.ops.asma_fast, name)(*args)
+        return TORCH_OPS[name](*args)
 
 
 pytree.register_pytree_node(
