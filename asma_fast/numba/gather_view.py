@@ -9,7 +9,7 @@ import numpy as np
 
 
 def view_maps(x: Any, frames: Any, joints: Any, transform: Any) -> tuple[Any, Any, Any]:
-    """The arrays of a view of ``x (N, C, T, V, M)`` with identities for what is None, and their index ranges checked."""
+    """The arrays of a view of ``x (N, C, T, V, M)``, identities for what is None, with their index ranges checked."""
     for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
         if index is not None and index.size and (index.min() < 0 or index.max() >= limit):
             raise ValueError(f"{name} must lie in [0, {limit}), got {index.min()} to {index.max()}")

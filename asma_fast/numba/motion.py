@@ -21,12 +21,12 @@ def joint_motion(x: Any, frames: Any, joints: Any, transform: Any, out: Any) -> 
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _difference(x: Any, n: int, c: int, after: int, before: int, v: int, m: int) -> float:
+def _difference(x: Any, n: int, c: int, after: int, before: int, v: int, m: int) -> Any:
     return np.float64(x[n, c, after, v, m] - x[n, c, before, v, m])
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _moment(x: Any, n: int, a: int, b: int, frames: Any, joints: Any) -> float:
+def _moment(x: Any, n: int, a: int, b: int, frames: Any, joints: Any) -> Any:
     """Σ over bodies, then joints, then pairs of successive frames, of the products of differences a and b."""
     total = 0.0
     for m in range(x.shape[4]):
@@ -39,7 +39,7 @@ def _moment(x: Any, n: int, a: int, b: int, frames: Any, joints: Any) -> float:
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _score(x: Any, n: int, frames: Any, joints: Any, transform: Any) -> float:
+def _score(x: Any, n: int, frames: Any, joints: Any, transform: Any) -> Any:
     """Motion over one list of frames and one of joints, of which one has a single step."""
     dims = transform.shape[1]
     s = transform[n if transform.shape[0] > 1 else 0].astype(np.float64)

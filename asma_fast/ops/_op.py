@@ -31,6 +31,9 @@ else:
     if _WHY_NOT["cpu"] is None:
         native().adopt_thread_pool()
 
+# Registered ops by name: looking them up in torch.ops costs microseconds a call.
+TORCH_OPS: dict[str, Any] = {}
+
 
 class Impl(str, Enum):
     """Who computes an op. ``AUTO`` picks by device and dtype; an explicit choice never falls back."""
@@ -169,7 +172,7 @@ def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
             return op.run_cpu(*args)
         if any(isinstance(arg, np.ndarray) for arg in args):
             op.check(*args)  # says which; the dispatcher would not
-        return getattr(torch.ops.asma_fast, op.name)(*args)
+        return TORCH_OPS[op.name](*args)
     op.check(*args)
     if choice == "numba":
         return _run_numba(op, args)

@@ -43,8 +43,8 @@ def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
     >>> gather_view(x, view).ravel().tolist()
     [5.0, 1.0]
     """
-    if not isinstance(view, View):
-        raise TypeError(f"view must be a View, got {type(view).__name__}")
+    if view is None:
+        raise TypeError("view must be a View, got NoneType")
     return run(OP, impl, x, *view_arguments(x, view))
 
 
@@ -52,6 +52,8 @@ def view_arguments(x: Array, view: View | None) -> tuple[Array | None, Array | N
     """``(frames, joints, transform)`` as arrays of ``x``'s kind; the transform detached and float32 or wider."""
     if view is None or not is_array(x):
         return None, None, None
+    if not isinstance(view, View):
+        raise TypeError(f"view must be a View, got {type(view).__name__}")
     frames, joints, transform = (as_kind_of(a, x) for a in (view.frames, view.joints, view.transform))
     if transform is not None:
         wanted = "float64" if dtype_name(x) == "float64" else "float32"

@@ -21,15 +21,15 @@ def frame_motion(x: Array, *, view: View | None = None, last: str = "replicate",
     The score decides which frames are masked, so every implementation and instruction set gives the same bits.
     Differences are taken in the dtype of ``x`` (half precisions: in float32); all else is float64 without fused
     operations: each entry of G_t is summed over bodies, then joints; with W = SᵀS the trace is Σ_a W_aa G_aa, then
-    2 W_ab G_ab for a < b, then the channels beyond the transform; never below zero; divided by the number of values, and
-    rounded once to float32.
+    2 W_ab G_ab for a < b, then the channels beyond the transform; never below zero; divided by the number of values,
+    and rounded once to float32.
 
     Parameters
     ----------
     x
         Clip ``(N, C, T, V, M)`` or ``(N, C, T, V)``, floating. Any strides.
     view
-        The view to score (METHOD's ``score_on="view"``); None scores the clip.
+        The view to score; None scores the clip.
     last
         Score of the last frame, which has no next: ``"replicate"`` repeats its predecessor's, ``"zero"`` gives 0, as
         PSTL does (which protects it from one mask and dooms it in the other).
@@ -127,22 +127,19 @@ def _native_joints(x: Array, frames: Any, joints: Any, transform: Any, out: Arra
 def _reference_frames(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool) -> Any:
     step = _steps(x, frames, joints)
     n, c, pairs, v, m = step.shape
-    if pairs < 1:
-        return x.new_zeros((n, pairs + 1), dtype=sys.modules["torch"].float32)
+    if (t := view_shape(x, frames, joints)[2]) < 2:
+        return step.new_zeros((n, t), dtype=sys.modules["torch"].float32)
     terms = [step[:, :, :, joint, body] for body in range(m) for joint in range(v)]
     score = _score(terms, transform, step.new_zeros(n, pairs), c * v * m)
-    return _append(score, score[:, -1:] if replicate else score.new_zeros(n, 1))
+    last = score[:, -1:] if replicate else score.new_zeros(n, 1)
+    return sys.modules["torch"].cat([score, last], dim=1)
 
 
 def _reference_joints(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
     step = _steps(x, frames, joints)
     n, c, pairs, v, m = step.shape
     terms = [step[:, :, t, :, body] for body in range(m) for t in range(pairs)]
-    return _score(terms, transform, step.new_zeros(n, v), c * max(pairs, 0) * m)
-
-
-def _append(score: Any, last: Any) -> Any:
-    return sys.modules["torch"].cat([score, last], dim=1)
+    return _score(terms, transform, step.new_zeros(n, v), c * pairs * m)
 
 
 def _steps(x: Any, frames: Any, joints: Any) -> Any:

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 
+#include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
 #include "cpu/motion.hpp"
 #include "cpu/temporal_conv.hpp"
 
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
+    KERNEL(dropout, DropoutParams)                                  \
     KERNEL(frame_motion, MotionParams)                              \
     KERNEL(gather_view, GatherViewParams)                           \
     KERNEL(gather_view_backward, GatherViewBackwardParams)          \
