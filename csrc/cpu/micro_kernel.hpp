@@ -109,7 +109,9 @@ template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(con
     Vec start[Vectors];
 #pragma GCC unroll 16
     for (int v = 0; v < Vectors; ++v) start[v] = panel.bias ? load(panel.bias + v * lanes) : Vec{};
-    const std::int64_t row = p.source_row, skipped_taps = (p.tap_step - 1) * p.channels * Vectors * lanes;
+    const std::int64_t skipped_taps = (p.tap_step - 1) * p.channels * Vectors * lanes;
+    std::int64_t row = p.source_row * static_cast<std::int64_t>(sizeof(real)), three_rows = 3 * row;  // bytes
+    asm("" : "+r"(row), "+r"(three_rows));
     const real* weights = panel.weights;
     bool add = panel.accumulate;
     std::int64_t tap = 0, begin = 0;
@@ -124,18 +126,28 @@ template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(con
         for (std::int64_t chain = 0; tap < p.taps && chain < chain_terms;) {
             const std::int64_t left = p.channels - begin, channels = left < chain_terms ? left : chain_terms;
             chain += channels;
-            const real* source = panel.source + tap * p.source_tap + begin;
-            for (std::int64_t c = 0; c < channels; ++c) {
+            // One pointer for four rows: with one for each, the compiler runs out of registers, and keeps pointers in
+            // the vector registers. It must not know that they are related.
+            const char* four_rows[(Rows + 3) / 4];
+            four_rows[0] = reinterpret_cast<const char*>(panel.source + tap * p.source_tap + begin);
+#pragma GCC unroll 16
+            for (int r = 4; r < Rows; r += 4) four_rows[r / 4] = four_rows[r / 4 - 1] + 4 * row;
+            for (const real* end = weights + channels * Vectors * lanes; weights != end; weights += Vectors * lanes) {
                 Vec weight[Vectors];
 #pragma GCC unroll 16
                 for (int v = 0; v < Vectors; ++v) weight[v] = load(weights + v * lanes);
 #pragma GCC unroll 16
                 for (int r = 0; r < Rows; ++r) {
-                    const Vec number = broadcast(source[r * row + c]);
+                    const std::int64_t offset = r % 4 == 3 ? three_rows : r % 4 * row;
+                    const Vec number = broadcast(*reinterpret_cast<const real*>(four_rows[r / 4] + offset));
 #pragma GCC unroll 16
                     for (int v = 0; v < Vectors; ++v) sums[r][v] += number * weight[v];
                 }
-                weights += Vectors * lanes;
+#pragma GCC unroll 16
+                for (int r = 0; r < Rows; r += 4) {
+                    four_rows[r / 4] += sizeof(real);
+                    asm("" : "+r"(four_rows[r / 4]));
+                }
             }
             begin += channels;
             if (begin == p.channels) {
