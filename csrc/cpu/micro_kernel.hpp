@@ -32,7 +32,7 @@ namespace asma::cpu::ASMA_ISA {
 // ---- geometry ----
 
 inline constexpr std::int64_t panel_columns = 2 * lanes;
-inline constexpr std::int64_t chain_terms = 64, chain_rows = 32;
+inline constexpr std::int64_t chain_terms = 64, chain_rows = 32, outer_block = 128;
 static_assert(slab_columns % panel_columns == 0 && packed_columns(1) >= lanes);
 
 template <int Vectors>
@@ -282,7 +282,8 @@ static inline void outer_tile_of(int channels, const OuterProduct& p) {
     outer_tile<Channels, Vectors>(p);
 }
 
-template <int Vectors> static void outer_panel(OuterProduct p) {
+// All channels of a block of rows, whose gradients stay in the first cache meanwhile.
+template <int Vectors> static void outer_channels(OuterProduct p) {
     const std::int64_t channels = p.channels;
     std::int64_t tiles = (channels + tile_rows<Vectors> - 1) / tile_rows<Vectors>;
     for (std::int64_t done = 0; done < channels; --tiles) {
@@ -291,6 +292,25 @@ template <int Vectors> static void outer_panel(OuterProduct p) {
         p.source += count;
         p.sums += count * p.sums_row;
         done += count;
+    }
+}
+
+// Cuts rows into blocks of outer_block to twice as many: several stretches, or a part of one.
+template <int Vectors> static void outer_panel(const OuterProduct& whole) {
+    if (whole.rows == 0) return;
+    OuterProduct p = whole;
+    const std::int64_t together = (outer_block + whole.rows - 1) / whole.rows;
+    const std::int64_t parts = whole.rows < 2 * outer_block ? 1 : whole.rows / outer_block;
+    for (std::int64_t stretch = 0; stretch < whole.stretches; stretch += together) {
+        const std::int64_t left = whole.stretches - stretch;
+        p.stretches = left < together ? left : together;
+        for (std::int64_t part = 0; part < parts; ++part) {
+            const std::int64_t begin = part * whole.rows / parts;
+            p.rows = (part + 1) * whole.rows / parts - begin;
+            p.source = whole.source + stretch * whole.source_stretch + begin * whole.source_row;
+            outer_channels<Vectors>(p);
+            p.gradient += p.stretches * p.rows * p.gradient_row;
+        }
     }
 }
 
