@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, dense, dtype_name, empty_channels_last, is_array, is_tensor
 from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.view import View
 
 
@@ -49,14 +49,16 @@ def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
 
 
 def view_arguments(x: Array, view: View | None) -> tuple[Array | None, Array | None, Array | None]:
-    """``(frames, joints, transform)`` as arrays of ``x``'s kind, the transform in its dtype and without gradient."""
-    if view is None:
+    """``(frames, joints, transform)`` as arrays of ``x``'s kind; the transform detached and float32 or wider."""
+    if view is None or not is_array(x):
         return None, None, None
     frames, joints, transform = (as_kind_of(a, x) for a in (view.frames, view.joints, view.transform))
-    if transform is not None and hasattr(x, "dtype"):
-        transform = (
-            transform.astype(x.dtype, copy=False) if not hasattr(x, "stride") else transform.detach().to(x.dtype)
-        )
+    if transform is not None:
+        wanted = "float64" if dtype_name(x) == "float64" else "float32"
+        if is_tensor(transform):
+            transform = transform.detach().to(getattr(sys.modules["torch"], wanted))
+        elif is_array(transform):
+            transform = transform.astype(wanted, copy=False)
     return frames, joints, transform
 
 
@@ -64,6 +66,15 @@ def view_shape(x: Array, frames: Array | None, joints: Array | None) -> tuple[in
     """Shape of ``x (N, C, T, V, M)`` read through a view."""
     n, c, t, v, m = x.shape
     return n, c, t if frames is None else frames.shape[1], v if joints is None else joints.shape[1], m
+
+
+def check_view_indices(x: Any, frames: Any, joints: Any) -> None:
+    """The index ranges of a view of the tensor ``x``, where a reference reads it; not checked while compiling."""
+    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
+        if index is None or sys.modules["torch"].compiler.is_compiling() or index.numel() == 0:
+            continue
+        if int(index.min()) < 0 or int(index.max()) >= limit:
+            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
 
 
 def _check(x: Array, frames: Array | None, joints: Array | None, transform: Array | None) -> None:
@@ -77,24 +88,13 @@ def _allocate(x: Array, frames: Array | None, joints: Array | None, transform: A
 
 
 def _native(x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array) -> None:
-    call_native("gather_view", x, frames, joints, _dense(transform), out)
-
-
-def _dense(transform: Array | None) -> Array | None:
-    """The kernels read each clip's matrix densely."""
-    if transform is None:
-        return None
-    return transform.contiguous() if hasattr(transform, "contiguous") else transform.copy(order="C")
+    call_native("gather_view", x, dense(frames), dense(joints), dense(transform), out)
 
 
 def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
     torch = sys.modules["torch"]
     n, c, t, v, m = view_shape(x, frames, joints)
-    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
-        if index is None or torch.compiler.is_compiling() or index.numel() == 0:
-            continue
-        if int(index.min()) < 0 or int(index.max()) >= limit:
-            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
+    check_view_indices(x, frames, joints)
     if frames is not None:
         x = x.gather(2, frames.long()[:, None, :, None, None].expand(n, c, t, x.shape[3], m))
     if joints is not None:
@@ -135,7 +135,7 @@ def _native_backward(
     g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int, x_grad: Array
 ) -> None:
     x_grad[...] = 0
-    call_native("gather_view_backward", g, frames, joints, _dense(transform), x_grad)
+    call_native("gather_view_backward", g, dense(frames), dense(joints), dense(transform), x_grad)
 
 
 OP = Op(
@@ -146,6 +146,8 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="gather_view_backward",
@@ -158,12 +160,14 @@ BACKWARD = Op(
     native=_native_backward,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     import torch
 
     from asma_fast.ops._torch import below_autograd, register
 
     class _GatherView(torch.autograd.Function):
+        differentiable = (0,)
+
         @staticmethod
         def forward(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
             return below_autograd(OP.name, x, frames, joints, transform)
@@ -185,5 +189,5 @@ if "torch" in sys.modules:
                 None,
             )
 
-    register(OP, _GatherView, autocast=True)
+    register(OP, _GatherView)
     register(BACKWARD)

@@ -229,7 +229,7 @@ struct OuterProduct {
     std::int64_t source_row, gradient_row, sums_row;  // strides
     std::int64_t rows, channels;
     // The rows of the source come in stretches this far apart (every stride-th frame); those of the gradient go on.
-    std::int64_t stretches, source_stretch;
+    std::int64_t stretches = 1, source_stretch = 0;
 };
 
 // The tile reads whole vectors of a gradient row and adds whole vectors to sums.
