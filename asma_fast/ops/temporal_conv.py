@@ -51,7 +51,8 @@ def temporal_conv(
     Raises
     ------
     TypeError, ValueError
-        If shapes, dtypes or devices disagree, or the padded map is shorter than the kernel.
+        If shapes, dtypes or devices disagree, or the padded map is shorter than the kernel (a map without frames
+        may stay one).
 
     Examples
     --------
@@ -112,9 +113,10 @@ def _check(
     if bias is not None:
         check_shape("bias", bias, "C_out", C_out=c_out)
         check_alike("bias", bias, "x", x)
-    if x.shape[2] + left + right < dilation * (taps - 1) + 1:
+    span = dilation * (taps - 1) + (1 if x.shape[2] else 0)  # a map without frames may stay one
+    if x.shape[2] + left + right < span:
         raise ValueError(
-            f"x must have, with padding, at least the {dilation * (taps - 1) + 1} frames the kernel spans, "
+            f"x must have, with padding, at least the {span} frames the kernel spans, "
             f"got {x.shape[2]} + {left} + {right}"
         )
 
@@ -149,9 +151,12 @@ def _native(
 
 def _reference(x: Any, weight: Any, bias: Any, stride: int, left: int, right: int, dilation: int, groups: int) -> Any:
     functional = sys.modules["torch"].nn.functional
+    frames = output_frames(x.shape[2], weight.shape[2], stride, left, right, dilation)
+    out = empty_channels_last((x.shape[0], weight.shape[0], frames, x.shape[3]), x)
+    if 0 in out.shape:  # torch refuses most of these
+        return out + x.sum() * weight.sum() * (1 if bias is None else bias.sum())
     padded = functional.pad(x, (0, 0, left, right))
     y = functional.conv2d(padded, weight[..., None], bias, stride=(stride, 1), dilation=(dilation, 1), groups=groups)
-    out = empty_channels_last(y.shape, y)
     return out.copy_(y)
 
 
