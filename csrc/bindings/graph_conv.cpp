@@ -65,11 +65,11 @@ template <class Real> void check_pattern(const Arguments& a) {
         for (std::int64_t k = 0; k < a.parts(); ++k)
             for (std::int64_t v = 0; v < a.graph(); ++v)
                 for (std::int64_t w = 0; w < a.graph(); ++w) {
-                    const Real entry = adjacency[(first ? row * a.adjacency.stride(0) : 0) +
-                                                 k * a.adjacency.stride(first) + v * a.adjacency.stride(first + 1) +
-                                                 w * a.adjacency.stride(first + 2)];
-                    const bool inside = pattern[k * a.pattern->stride(0) + v * a.pattern->stride(1) +
-                                                w * a.pattern->stride(2)];
+                    const Real entry =
+                        adjacency[(first ? row * a.adjacency.stride(0) : 0) + k * a.adjacency.stride(first) +
+                                  v * a.adjacency.stride(first + 1) + w * a.adjacency.stride(first + 2)];
+                    const bool inside =
+                        pattern[k * a.pattern->stride(0) + v * a.pattern->stride(1) + w * a.pattern->stride(2)];
                     if (entry != 0 && !inside)
                         throw py::value_error("adjacency must be zero outside pattern, got " + std::to_string(entry) +
                                               " at " + place(row, k, v, w, first == 1));
@@ -116,9 +116,8 @@ template <class Real> cpu::GraphConvParams<Real> forward_params(const Arguments&
 }
 
 // weights, by their strides (column, channel, tap), → as multiply_rows reads them.
-template <class Real>
-void pack(const Real* weights, std::int64_t columns, std::int64_t channels, std::int64_t taps,
-          const std::array<std::int64_t, 3>& strides, Real* packed) {
+template <class Real> void pack(const Real* weights, std::int64_t columns, std::int64_t channels, std::int64_t taps,
+                                const std::array<std::int64_t, 3>& strides, Real* packed) {
     cpu::TemporalConvPackParams<Real> p{};
     p.weight = weights, p.packed = packed;
     p.sizes.groups = 1, p.sizes.columns = columns, p.sizes.channels = channels, p.sizes.taps = taps;
@@ -130,9 +129,8 @@ void pack(const Real* weights, std::int64_t columns, std::int64_t channels, std:
 }
 
 // Cuts the workspace of one thread from `reals`, each part at a cache line; with null, only measures it.
-template <class Real>
-std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, bool backward, Real* reals,
-                     cpu::GraphConvWorkspace<Real>& work) {
+template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, bool backward, Real* reals,
+                                           cpu::GraphConvWorkspace<Real>& work) {
     constexpr std::int64_t line = cpu::sum_lanes<Real>;
     std::int64_t used = 0;
     auto take = [&](Real*& part, std::int64_t count) {
@@ -142,12 +140,13 @@ std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, bool backward, Real* r
     const std::int64_t read = p.block * p.joints * p.width, entries = p.parts * p.joints * p.joints;
     take(work.read, read);
     take(work.gathered, read * p.parts);
-    take(work.entry_values, entries);
+    take(work.into.values, entries);
     take(work.entry_sums, p.joints * p.parts);
     if (!backward) {
         take(work.bias_rows, p.joints * p.out_channels);
         return used;
     }
+    take(work.from.values, entries);
     take(work.unscaled, read);
     take(work.gathered_grad, read * p.parts);
     take(work.read_grad, p.joints * p.width);
@@ -159,19 +158,22 @@ std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, bool backward, Real* r
 }
 
 // Calls body(params with a workspace, begin, end) over [0, items) in pieces of `grain`.
-template <class Real, class Body>
-void for_pieces(const cpu::GraphConvParams<Real>& p, bool backward, std::int64_t items, std::int64_t grain,
-                Body&& body) {
+template <class Real, class Body> void for_pieces(const cpu::GraphConvParams<Real>& p, bool backward,
+                                                  std::int64_t items, std::int64_t grain, Body&& body) {
     cpu::GraphConvWorkspace<Real> measured{};
     const std::int64_t reals = lay_out<Real>(p, backward, nullptr, measured);
-    const std::int64_t starts = p.joints * p.parts + 1;
+    const std::int64_t starts = p.joints * p.parts + 1, entries = p.parts * p.joints * p.joints;
     parallel_for(items, std::max<std::int64_t>(1, grain), [&](std::int64_t begin, std::int64_t end) {
         Scratch<Real> memory(reals);
-        Scratch<std::int32_t> entries(starts + p.parts * p.joints * p.joints);
+        Scratch<std::int32_t> lists(2 * (starts + entries));
         cpu::GraphConvParams<Real> piece = p;
         lay_out<Real>(p, backward, memory.data(), piece.work);
-        piece.work.entry_starts = entries.data();
-        piece.work.entry_sources = entries.data() + starts;
+        piece.work.into.starts = lists.data();
+        piece.work.into.others = lists.data() + starts;
+        if (backward) {
+            piece.work.from.starts = lists.data() + starts + entries;
+            piece.work.from.others = lists.data() + 2 * starts + entries;
+        }
         body(piece, begin, end);
     });
 }
@@ -236,23 +238,22 @@ template <class Real> void pack_transposed(const cpu::GraphConvParams<Real>& p, 
     std::fill(rows.data(), rows.data() + p.out_channels * columns, Real{0});
     for (std::int64_t k = 0; k < p.parts; ++k)
         for (std::int64_t o = 0; o < p.out_channels; ++o)
-            std::copy(weight + (k * p.out_channels + o) * p.channels, weight + (k * p.out_channels + o + 1) * p.channels,
-                      rows.data() + o * columns + k * p.width);
+            std::copy(weight + (k * p.out_channels + o) * p.channels,
+                      weight + (k * p.out_channels + o + 1) * p.channels, rows.data() + o * columns + k * p.width);
     pack<Real>(rows.data(), columns, p.out_channels, 1, {1, columns, 0}, packed);
 }
 
 // (K, width, C_out) → (K, C_out, C)
-template <class Real>
-void exchange_axes(const cpu::GraphConvParams<Real>& p, const Real* from, Real* to) {
+template <class Real> void exchange_axes(const cpu::GraphConvParams<Real>& p, const Real* from, Real* to) {
     for (std::int64_t k = 0; k < p.parts; ++k)
         for (std::int64_t c = 0; c < p.channels; ++c)
             for (std::int64_t o = 0; o < p.out_channels; ++o)
                 to[(k * p.out_channels + o) * p.channels + c] = from[(k * p.width + c) * p.out_channels + o];
 }
 
-template <class Real>
-void backward(const Arguments& a, const Array& g, const Maybe& x_grad, const Maybe& weight_grad,
-              const Maybe& adjacency_grad, const Maybe& bias_grad, const Maybe& scale_grad, const Maybe& shift_grad) {
+template <class Real> void backward(const Arguments& a, const Array& g, const Maybe& x_grad, const Maybe& weight_grad,
+                                    const Maybe& adjacency_grad, const Maybe& bias_grad, const Maybe& scale_grad,
+                                    const Maybe& shift_grad) {
     cpu::GraphConvBackwardParams<Real> p{};
     p.forward = forward_params<Real>(a, g);
     const cpu::GraphConvParams<Real>& f = p.forward;

@@ -37,21 +37,17 @@ struct QuadStep {
     static void store(real* to, Type value) { *reinterpret_cast<Unaligned*>(to) = value; }
 };
 
+// Rows summed in one register before they join the gradient of the weights: short sums lose less to rounding.
+constexpr std::int64_t rows_of_a_sum = 32;
+
 static_assert(lanes <= sum_lanes<real> && lanes % joint_padding<real> == 0);
 
-std::int64_t wide_part(std::int64_t width) { return width / lanes * lanes; }
+std::int64_t wide_part(std::int64_t width) {
+    return width / lanes * lanes;
+}
 
 void clear(real* to, std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) to[i] = 0;
-}
-
-// to += value · from
-void add_scaled(real* to, real value, const real* from, std::int64_t width) {
-    std::int64_t c = 0;
-    for (; c < wide_part(width); c += WideStep::lanes)
-        WideStep::store(to + c, WideStep::load(to + c) + value * WideStep::load(from + c));
-    for (; c < width; c += QuadStep::lanes)
-        QuadStep::store(to + c, QuadStep::load(to + c) + value * QuadStep::load(from + c));
 }
 
 // ---- the graph of a row: the non-zero entries among its joints ----
@@ -63,28 +59,26 @@ struct Graph {
     std::int64_t node(std::int64_t joint) const { return nodes ? nodes[joint] : joint; }
 };
 
-void list_entries(const Params& p, const Graph& graph) {
-    const Workspace& work = p.work;
+// Of the entries A[k, other, joint], or, transposed, A[k, joint, other].
+void list_entries(const Params& p, const Graph& graph, const GraphConvEntries<real>& lists, std::int64_t joint_stride,
+                  std::int64_t other_stride) {
     std::int32_t count = 0;
-    for (std::int64_t w = 0; w < p.joints; ++w)
+    for (std::int64_t joint = 0; joint < p.joints; ++joint)
         for (std::int64_t k = 0; k < p.parts; ++k) {
-            const real* column = graph.adjacency + k * p.adjacency_part + graph.node(w) * p.adjacency_target;
-            work.entry_starts[w * p.parts + k] = count;
-            real sum = 0;
-            for (std::int64_t v = 0; v < p.joints; ++v) {
-                const real entry = column[graph.node(v) * p.adjacency_source];
+            const real* line = graph.adjacency + k * p.adjacency_part + graph.node(joint) * joint_stride;
+            lists.starts[joint * p.parts + k] = count;
+            for (std::int64_t other = 0; other < p.joints; ++other) {
+                const real entry = line[graph.node(other) * other_stride];
                 if (entry == 0) continue;  // carries nothing, not even a NaN
-                work.entry_sources[count] = static_cast<std::int32_t>(v);
-                work.entry_values[count++] = entry;
-                sum += entry;
+                lists.others[count] = static_cast<std::int32_t>(other);
+                lists.values[count++] = entry;
             }
-            work.entry_sums[w * p.parts + k] = sum;
         }
-    work.entry_starts[p.joints * p.parts] = count;
+    lists.starts[p.joints * p.parts] = count;
 }
 
 bool has_entries(const Workspace& work, std::int64_t target_part) {
-    return work.entry_starts[target_part + 1] > work.entry_starts[target_part];
+    return work.into.starts[target_part + 1] > work.into.starts[target_part];
 }
 
 void sum_bias(const Params& p) {
@@ -105,7 +99,13 @@ bool take_graph(const Params& p, std::int64_t b, Graph& graph) {
     const std::int32_t* nodes = p.nodes ? p.nodes + b / p.rows_per_nodes * p.nodes_stride : nullptr;
     if (graph.known && adjacency == graph.adjacency && nodes == graph.nodes) return false;
     graph = {adjacency, nodes, true};
-    list_entries(p, graph);
+    list_entries(p, graph, p.work.into, p.adjacency_target, p.adjacency_source);
+    if (p.work.from.starts) list_entries(p, graph, p.work.from, p.adjacency_source, p.adjacency_target);
+    for (std::int64_t target = 0; target < p.joints * p.parts; ++target) {
+        p.work.entry_sums[target] = 0;
+        for (std::int32_t e = p.work.into.starts[target]; e < p.work.into.starts[target + 1]; ++e)
+            p.work.entry_sums[target] += p.work.into.values[e];
+    }
     if (p.bias && p.work.bias_rows) sum_bias(p);
     return true;
 }
@@ -156,16 +156,15 @@ Frames read_unscaled(const Params& p, std::int64_t b, std::int64_t first, std::i
 // ---- gathering ----
 
 // z of `rows` targets × parts: Σ of the entries' values times their sources.
-template <class Step>
-void gather_columns(const Params& p, const real* frame, std::int64_t joint, std::int64_t begin, std::int64_t end,
-                    real* gathered) {
-    const Workspace& work = p.work;
+template <class Step> void gather_columns(const Params& p, const real* frame, std::int64_t joint, std::int64_t begin,
+                                          std::int64_t end, real* gathered) {
+    const GraphConvEntries<real>& into = p.work.into;
     for (std::int64_t target = 0; target < p.joints * p.parts; ++target) {
-        const std::int32_t first = work.entry_starts[target], last = work.entry_starts[target + 1];
+        const std::int32_t first = into.starts[target], last = into.starts[target + 1];
         for (std::int64_t c = begin; c < end; c += Step::lanes) {
             typename Step::Type sum{};
             for (std::int32_t e = first; e < last; ++e)
-                sum += work.entry_values[e] * Step::load(frame + work.entry_sources[e] * joint + c);
+                sum += into.values[e] * Step::load(frame + into.others[e] * joint + c);
             Step::store(gathered + target * p.width + c, sum);
         }
     }
@@ -184,28 +183,26 @@ void gather(const Params& p, const Frames& read, std::int64_t count) {
 // ---- backward, in the order of its use ----
 
 // sums[v, w] += Σ_t Σ_c x̂[t, v, c] · gz[t, w, c] for Sources × Targets pairs, lane by lane.
-template <class Step, int Sources, int Targets>
-void dot_tile(const Backward& p, const Frames& read, const real* grad, std::int64_t frames, std::int64_t begin,
-              std::int64_t end, real* sums_out) {
+template <class Step, int Sources, int Targets> void dot_tile(const Backward& p, const Frames& read, const real* grad,
+                                                              std::int64_t frames, std::int64_t begin, std::int64_t end,
+                                                              real* sums_out) {
     const Params& f = p.forward;
     const std::int64_t grad_joint = f.parts * f.width, grad_frame = f.joints * grad_joint;
-    typename Step::Type sums[Sources][Targets];
-    for (int v = 0; v < Sources; ++v)
-        for (int w = 0; w < Targets; ++w)
-            sums[v][w] = Step::load(sums_out + (v * f.joints + w) * sum_lanes<real>);
+    typename Step::Type sums[Sources][Targets] = {};
     for (std::int64_t t = 0; t < frames; ++t)
         for (std::int64_t c = begin; c < end; c += Step::lanes) {
             typename Step::Type source[Sources];
-            for (int v = 0; v < Sources; ++v)
-                source[v] = Step::load(read.first + t * read.frame + v * read.joint + c);
+            for (int v = 0; v < Sources; ++v) source[v] = Step::load(read.first + t * read.frame + v * read.joint + c);
             for (int w = 0; w < Targets; ++w) {
                 const typename Step::Type target = Step::load(grad + t * grad_frame + w * grad_joint + c);
                 for (int v = 0; v < Sources; ++v) sums[v][w] += source[v] * target;
             }
         }
     for (int v = 0; v < Sources; ++v)
-        for (int w = 0; w < Targets; ++w)
-            Step::store(sums_out + (v * f.joints + w) * sum_lanes<real>, sums[v][w]);
+        for (int w = 0; w < Targets; ++w) {
+            real* to = sums_out + (v * f.joints + w) * sum_lanes<real>;
+            Step::store(to, Step::load(to) + sums[v][w]);
+        }
 }
 
 template <class Step>
@@ -228,9 +225,8 @@ void dot_all(const Backward& p, const Frames& read, std::int64_t frames, std::in
         }
 }
 
-template <class Step>
-void dot_pattern(const Backward& p, const Graph& graph, const Frames& read, std::int64_t frames, std::int64_t begin,
-                 std::int64_t end) {
+template <class Step> void dot_pattern(const Backward& p, const Graph& graph, const Frames& read, std::int64_t frames,
+                                       std::int64_t begin, std::int64_t end) {
     const Params& f = p.forward;
     for (std::int64_t k = 0; k < f.parts; ++k)
         for (std::int64_t v = 0; v < f.joints; ++v) {
@@ -239,7 +235,8 @@ void dot_pattern(const Backward& p, const Graph& graph, const Frames& read, std:
             for (std::int64_t w = 0; w < f.joints; ++w)
                 if (row[graph.node(w) * p.pattern_target])
                     dot_tile<Step, 1, 1>(p, from, f.work.gathered_grad + (w * f.parts + k) * f.width, frames, begin,
-                                         end, f.work.adjacency_sums + ((k * f.joints + v) * f.joints + w) * sum_lanes<real>);
+                                         end,
+                                         f.work.adjacency_sums + ((k * f.joints + v) * f.joints + w) * sum_lanes<real>);
         }
 }
 
@@ -265,8 +262,7 @@ void add_adjacency_row(const Backward& p, const Graph& graph, real* grad) {
             const std::int64_t target = graph.node(w);
             for (std::int64_t v = 0; v < f.joints; ++v) {
                 const std::int64_t source = graph.node(v);
-                if (p.pattern &&
-                    !p.pattern[k * p.pattern_part + source * p.pattern_source + target * p.pattern_target])
+                if (p.pattern && !p.pattern[k * p.pattern_part + source * p.pattern_source + target * p.pattern_target])
                     continue;
                 const real* sums = f.work.adjacency_sums + ((k * f.joints + v) * f.joints + w) * sum_lanes<real>;
                 real dot = 0;
@@ -287,15 +283,27 @@ void add_bias_row(const Backward& p, real* grad) {
         }
 }
 
-// gx̂[v, c] = Σ_k Σ_w A[k, v, w] · gz[w, k, c] of frame t of the block.
+// gx̂[v, c] = Σ_k Σ_w A[k, v, w] · gz[w, k, c] of frame t of the block, each part summed by itself.
+template <class Step> void spread_columns(const Params& p, const real* grad, std::int64_t begin, std::int64_t end) {
+    const GraphConvEntries<real>& from = p.work.from;
+    for (std::int64_t v = 0; v < p.joints; ++v)
+        for (std::int64_t c = begin; c < end; c += Step::lanes) {
+            typename Step::Type total{};
+            for (std::int64_t k = 0; k < p.parts; ++k) {
+                typename Step::Type sum{};
+                for (std::int32_t e = from.starts[v * p.parts + k]; e < from.starts[v * p.parts + k + 1]; ++e)
+                    sum += from.values[e] * Step::load(grad + (from.others[e] * p.parts + k) * p.width + c);
+                total += sum;
+            }
+            Step::store(p.work.read_grad + v * p.width + c, total);
+        }
+}
+
 void spread_frame(const Params& p, std::int64_t t) {
-    const Workspace& work = p.work;
-    clear(work.read_grad, p.joints * p.width);
-    const real* grad = work.gathered_grad + t * p.joints * p.parts * p.width;
-    for (std::int64_t target = 0; target < p.joints * p.parts; ++target)
-        for (std::int32_t e = work.entry_starts[target]; e < work.entry_starts[target + 1]; ++e)
-            add_scaled(work.read_grad + work.entry_sources[e] * p.width, work.entry_values[e],
-                       grad + target * p.width, p.width);
+    const std::int64_t wide = wide_part(p.width);
+    const real* grad = p.work.gathered_grad + t * p.joints * p.parts * p.width;
+    if (wide > 0) spread_columns<WideStep>(p, grad, 0, wide);
+    if (wide < p.width) spread_columns<QuadStep>(p, grad, wide, p.width);
 }
 
 // From gx̂ of one frame to the gradients of scale, shift and x.
@@ -337,9 +345,12 @@ void backward_block(const Backward& p, const Graph& graph, std::int64_t b, std::
     }
     if (weight_grad) {
         gather(f, read, count);
-        accumulate_outer({work.gathered, g, weight_grad, gathered, f.out_channels, f.out_channels, count * f.joints,
-                          gathered},
-                         0, f.out_channels);
+        for (std::int64_t row = 0; row < count * f.joints; row += rows_of_a_sum) {
+            const std::int64_t left = count * f.joints - row;
+            accumulate_outer({work.gathered + row * gathered, g + row * f.out_channels, weight_grad, gathered,
+                              f.out_channels, f.out_channels, left < rows_of_a_sum ? left : rows_of_a_sum, gathered},
+                             0, f.out_channels);
+        }
     }
     if (p.bias_parts || (f.bias && adjacency_wanted))
         for (std::int64_t row = 0; row < count * f.joints; ++row)

@@ -1,4 +1,5 @@
 import itertools
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -38,22 +39,26 @@ SHAPES = pairwise(
 SMALL = {"V": 5, "T": 3, "C": 3, "O": 4, "K": 2}
 
 
-def _case(shape, dtype=np.float32, clips=2, bodies=2, graph=None):
+def _near_one(rng, shape):
+    """Of either sign; products of them have no outlier that alone decides the largest error."""
+    return rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
+
+
+def _case(shape, dtype=np.float32, clips=2, bodies=2, draw=0):
     """Arguments of graph_conv, NumPy. A view masks a joint, reads a frame twice, flips nodes and turns coordinates."""
     v, t, c, o, k = (shape[axis] for axis in "VTCOK")
-    graph = graph or v
-    rng = np.random.default_rng(sum(shape[axis] * 31**i for i, axis in enumerate("VTCOK")))
+    rng = np.random.default_rng([draw, *(shape[axis] for axis in "VTCOK")])
     rows = clips * bodies
-    pattern = rng.random((k, graph, graph)) < 0.4
-    adjacency = rng.standard_normal(((rows,) if shape.get("rows") else ()) + (k, graph, graph)) * pattern
+    pattern = rng.random((k, v, v)) < 0.4
+    adjacency = _near_one(rng, (*((rows,) if shape.get("rows") else ()), k, v, v)) * pattern
     case = {"weight": rng.standard_normal((k, o, c)) / np.sqrt(k * c), "adjacency": adjacency}
     if shape.get("bias"):
         case["bias"] = rng.standard_normal((k, o))
     if shape.get("affine"):
-        case |= {"scale": rng.standard_normal((graph, c)), "shift": rng.standard_normal((graph, c))}
+        case |= {"scale": _near_one(rng, (v, c)), "shift": rng.standard_normal((v, c))}
     reading = shape.get("reading", "plain")
     kept = max(1, v - 1)
-    nodes = np.stack([rng.permutation(graph)[:v] for _ in range(clips)]).astype(np.int32)
+    nodes = np.stack([rng.permutation(v) for _ in range(clips)]).astype(np.int32)
     if reading == "view":
         dims = min(c, 3)
         case["x"] = rng.standard_normal((clips, c, t + 2, v, bodies))
@@ -61,7 +66,7 @@ def _case(shape, dtype=np.float32, clips=2, bodies=2, graph=None):
             frames=rng.integers(0, t + 1, (clips, t)).astype(np.int32),
             joints=np.stack([rng.permutation(v)[:kept] for _ in range(clips)]).astype(np.int32),
             nodes=nodes[:, :kept].copy(),
-            transform=rng.standard_normal((1, dims, dims)).astype(dtype) if dims > 1 else None,
+            transform=np.linalg.qr(rng.standard_normal((1, dims, dims)))[0].astype(dtype) if dims > 1 else None,
         )
     else:
         case["x"] = rng.standard_normal((rows, c, t, v))
@@ -111,6 +116,25 @@ def _gradients(case, impl, dtype=torch.float32):
     return gradients(lambda **leaves: graph_conv(**leaves, **rest, impl=impl), tensors, dtype)
 
 
+def _draws(count):
+    """How many draws to pool: in a handful of numbers a float32 reference is right, or wrong, by luck."""
+    return max(1, 96 // count)
+
+
+def _pooled_gradients(shape, impl, dtype=torch.float32):
+    v, c, o, k = (shape[axis] for axis in "VCOK")
+    draws = _draws(min(k * o * c, k * o, k * v * v, v * c))
+    each = [_gradients(_case(shape, draw=draw), impl, dtype) for draw in range(draws)]
+    return {name: torch.stack([gradient[name] for gradient in each]) for name in each[0]}
+
+
+@lru_cache
+def _references(shape):
+    """Exact and float32 gradients, which no instruction set changes."""
+    shape = dict(shape)
+    return _pooled_gradients(shape, "reference", torch.float64), _pooled_gradients(shape, "reference")
+
+
 def _canonical(case):
     """The arguments of the registered op."""
     tensors, rest = _torch(case)
@@ -130,10 +154,12 @@ FULL = {**SMALL, "bias": True, "affine": True, "reading": "view"}
 @pytest.mark.parametrize("isa", instruction_sets())
 def test_every_size_on_every_instruction_set(isa):
     for shape in SHAPES:
-        case = _case(shape)
+        cases = [_case(shape, draw=draw) for draw in range(_draws(4 * shape["O"] * shape["T"] * shape["V"]))]
         with instruction_set(isa), guarded_outputs():
-            result = graph_conv(**case, impl="cpu")
-        assert_within_budget(result, _expected(case), graph_conv(**case, impl="reference"), what=str(shape))
+            result = np.stack([graph_conv(**case, impl="cpu") for case in cases])
+        exact = np.stack([_expected(case) for case in cases])
+        reference = np.stack([graph_conv(**case, impl="reference") for case in cases])
+        assert_within_budget(result, exact, reference, what=str(shape))
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -281,19 +307,18 @@ def test_no_part_and_no_channel_give_zero(impl):
 def test_gradients_are_those_of_the_definition(isa):
     shapes = pairwise(V=(1, 3, 17, 25), T=(1, 7, 50), C=(1, 3, 16, 17, 64), O=(3, 16, 33), K=(1, 3), **OPTIONS)
     for shape in shapes:
-        case = _case(shape)
-        exact = _gradients(case, "reference", torch.float64)
+        exact, reference = _references(tuple(shape.items()))
         with instruction_set(isa), guarded_outputs():
-            result = _gradients(case, "cpu")
+            result = _pooled_gradients(shape, "cpu")
         try:
-            assert_gradients_match(result, exact, _gradients(case, "reference"))
+            assert_gradients_match(result, exact, reference)
         except AssertionError as error:
             raise AssertionError(f"{shape}: {error}") from error
 
 
 @pytest.mark.parametrize("options", pairwise(**OPTIONS), ids=str)
 def test_gradcheck_of_our_kernels_in_float64(options):
-    tensors, rest = _torch(_case({**SMALL, "T": 2, **options}, np.float64))
+    tensors, rest = _torch(_case({"V": 3, "T": 2, "C": 2, "O": 3, "K": 2, **options}, np.float64))
     leaves = {name: value.clone().requires_grad_() for name, value in tensors.items()}
     pattern = rest.get("pattern")
     if pattern is None:
@@ -423,8 +448,11 @@ def test_opcheck(options):
     arguments = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
     g = torch.ops.asma_fast.graph_conv(*arguments)
     present = [arguments[place] is not None for place in (0, 1, 2, 3, 8, 9)]
-    for needs in (present, [False] * 6, [True] + [False] * 5):
-        opcheck("graph_conv_backward", g, *arguments, needs)
+    opcheck("graph_conv_backward", g, *arguments, present)
+    assert all(
+        gradient.numel() == 0
+        for gradient in torch.ops.asma_fast.graph_conv_backward(g, *arguments, [False] * 6)
+    )
 
 
 def test_compiles_once_for_every_size():
@@ -436,15 +464,14 @@ def test_compiles_once_for_every_size():
         return graph_conv(x, weight, adjacency, nodes=nodes, pattern=pattern).relu()
 
     fused_batches, inner_batches = [], []
-    for clips, t, v, seed in ((2, 3, 5, 0), (3, 4, 6, 1), (4, 7, 9, 2)):
-        case = _case({**FULL, "V": v, "T": t}, clips=clips)
-        tensors, rest = _torch(case)
+    sizes = {"C": 4, "O": 8, "K": 5}  # all different: sizes that agree by chance are taken for one
+    for clips, t, v in ((6, 7, 13), (9, 17, 3), (3, 2, 23)):
+        tensors, rest = _torch(_case({**FULL, **sizes, "V": v, "T": t}, clips=clips))
         view = rest["view"]
         fused_batches.append([*(tensors[n] for n in ("x", "weight", "adjacency", "bias")), view.frames, view.joints])
         fused_batches[-1] += [tensors["scale"], tensors["shift"]]
-        tensors, rest = _torch(_case({**SMALL, "V": v, "T": t, "pattern": True, "reading": "nodes"}, clips=clips))
+        tensors, rest = _torch(_case({**sizes, "V": v, "T": t, "pattern": True, "reading": "nodes"}, clips=clips))
         inner_batches.append([*(tensors[n] for n in ("x", "weight", "adjacency")), rest["nodes"], rest["pattern"]])
-        assert seed == len(inner_batches) - 1
     check_compiles(fused, fused_batches)
     check_compiles(inner, inner_batches)
 
@@ -595,7 +622,7 @@ def test_numba_refuses_what_it_cannot_differentiate():
     tensors, _ = _torch(_case(SMALL))
     if "numba" not in IMPLEMENTATIONS:
         pytest.skip("numba is not installed")
-    assert_bitwise(graph_conv(**tensors, impl="numba").shape, graph_conv(**tensors).shape)
+    assert graph_conv(**tensors, impl="numba").shape == graph_conv(**tensors).shape
     for name in tensors:
         with pytest.raises(ValueError, match="numba.* forward only"):
             graph_conv(**{**tensors, name: tensors[name].clone().requires_grad_()}, impl="numba")
@@ -604,7 +631,7 @@ def test_numba_refuses_what_it_cannot_differentiate():
 def test_the_cpu_kernels_name_the_dtypes_they_have():
     tensors, _ = _torch(_case(SMALL))
     halved = {name: value.half() for name, value in tensors.items()}
-    with pytest.raises(TypeError, match="x must be float32 or float64 for the CPU kernels, got float16"):
+    with pytest.raises(TypeError, match="impl='cpu' takes float32 or float64, got float16"):
         graph_conv(**halved, impl="cpu")
 
 
