@@ -66,6 +66,15 @@ def view_shape(x: Array, frames: Array | None, joints: Array | None) -> tuple[in
     return n, c, t if frames is None else frames.shape[1], v if joints is None else joints.shape[1], m
 
 
+def check_view_indices(x: Any, frames: Any, joints: Any) -> None:
+    """The index ranges of a view of the tensor ``x``, where a reference reads it; not checked while compiling."""
+    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
+        if index is None or sys.modules["torch"].compiler.is_compiling() or index.numel() == 0:
+            continue
+        if int(index.min()) < 0 or int(index.max()) >= limit:
+            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
+
+
 def _check(x: Array, frames: Array | None, joints: Array | None, transform: Array | None) -> None:
     check_shape("x", x, "N C T V M")
     check_dtype("x", x, FLOATS)
@@ -83,11 +92,7 @@ def _native(x: Array, frames: Array | None, joints: Array | None, transform: Arr
 def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
     torch = sys.modules["torch"]
     n, c, t, v, m = view_shape(x, frames, joints)
-    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
-        if index is None or torch.compiler.is_compiling() or index.numel() == 0:
-            continue
-        if int(index.min()) < 0 or int(index.max()) >= limit:
-            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
+    check_view_indices(x, frames, joints)
     if frames is not None:
         x = x.gather(2, frames.long()[:, None, :, None, None].expand(n, c, t, x.shape[3], m))
     if joints is not None:

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 
+#include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
+#include "cpu/motion.hpp"
 #include "cpu/temporal_conv.hpp"
 
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
@@ -17,7 +19,10 @@
     KERNEL(temporal_conv_pack, TemporalConvPackParams)              \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \
     KERNEL(temporal_conv_merge, TemporalConvMergeParams)            \
-    KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)
+    KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
+    KERNEL(frame_motion, MotionParams)                              \
+    KERNEL(joint_motion, MotionParams)                              \
+    KERNEL(dropout, DropoutParams)
 
 namespace asma::cpu {
 
