@@ -13,26 +13,31 @@ from asma_fast.view import View
 _library = torch.library.Library("asma_fast", "FRAGMENT")
 
 
-def register(op: Op, autograd: type[torch.autograd.Function] | None = None, *, autocast: bool = False) -> None:
+def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> None:
     """Define ``torch.ops.asma_fast.<name>``.
 
     Without ``autograd`` the results are not differentiable, and say so (``requires_grad`` is False). The function's
-    ``forward`` must call the op through :func:`below_autograd`. ``autocast`` casts floating inputs to float32 on the
-    CPU.
+    ``forward`` must call the op through :func:`below_autograd` and its ``differentiable`` names the positions of the
+    arguments that have a gradient: any other that requires one is an error, not a gradient silently lost.
     """
     _library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(op.name, op.run_cpu, "CPU")
     torch.library.register_fake(f"asma_fast::{op.name}", op.run_fake, lib=_library)
 
+    differentiable = getattr(autograd, "differentiable", ())
+
     def kernel(*args: Any) -> Any:
-        needs_grad = autograd is not None and torch.is_grad_enabled()
-        if needs_grad and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
-            assert autograd is not None
-            return autograd.apply(*args)
+        if autograd is not None and torch.is_grad_enabled():
+            wanted = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor) and arg.requires_grad]
+            for position in wanted:
+                if position not in differentiable:
+                    raise RuntimeError(f"asma_fast::{op.name} has no gradient for its argument {position}; detach it")
+            if wanted:
+                return autograd.apply(*args)
         return below_autograd(op.name, *args)
 
     _library.impl(op.name, kernel, "Autograd")
-    if autocast:
+    if op.autocast:
         torch.library.register_autocast(f"asma_fast::{op.name}", "cpu", torch.float32, lib=_library)
 
 
@@ -42,9 +47,16 @@ def below_autograd(name: str, *args: Any) -> Any:
         return getattr(torch.ops.asma_fast, name)(*args)
 
 
+_FIELDS = ("frames", "joints", "nodes", "transform")
+
 pytree.register_pytree_node(
     View,
     lambda view: (list(view.arrays()), None),
-    lambda arrays, _: View(*arrays),
+    lambda arrays, _: View.unchecked(*arrays),
     serialized_type_name="asma_fast.View",
+    flatten_with_keys_fn=lambda view: (
+        [(pytree.GetAttrKey(name), value) for name, value in zip(_FIELDS, view.arrays(), strict=True)],
+        None,
+    ),
 )
+torch.serialization.add_safe_globals([View])  # exported programs carry their example inputs

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last, is_array
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import OP as GATHER_VIEW
 from asma_fast.ops.gather_view import view_arguments, view_shape
 from asma_fast.view import View
@@ -81,7 +81,11 @@ def graph_conv(
             raise TypeError(f"view must be a View, got {type(view).__name__}")
         if nodes is not None:
             raise ValueError("view and nodes exclude each other: a view names its own nodes")
+        if is_array(x) and x.ndim == 4:
+            raise ValueError(f"view reads a clip (N, C, T, V, M); x is a feature map of shape {tuple(x.shape)}")
         nodes = view.graph_nodes
+    elif nodes is not None and is_array(x) and x.ndim == 5:
+        raise ValueError(f"nodes belong to a feature map (B, C, T, V); x is a clip of shape {tuple(x.shape)}: use view")
     frames, joints, transform = view_arguments(x, view)
     return run(
         OP,
@@ -179,8 +183,8 @@ def _allocate(x: Array, weight: Array, adjacency: Array, bias: Any, frames: Any,
 
 
 def _dense_parameters(args: Sequence[Any]) -> list[Any]:
-    """The canonical arguments with the parameters in C order, as the kernels read them."""
-    return [dense(arg) if place in (1, 3, 7, 8, 9) else arg for place, arg in enumerate(args)]
+    """The canonical arguments; all but x, adjacency, pattern and outputs in C order, as the kernels read them."""
+    return [dense(arg) if place in (1, *range(3, 10)) else arg for place, arg in enumerate(args)]
 
 
 def _native(*args: Any) -> None:
@@ -216,8 +220,6 @@ def _reference(
         clip = GATHER_VIEW.reference(x, frames, joints, transform)
         n, c, t, v, m = clip.shape
         x = clip.permute(0, 4, 1, 2, 3).reshape(n * m, c, t, v)
-    dtype, wide = x.dtype, torch.promote_types(x.dtype, torch.float32)
-    x, weight, adjacency = x.to(wide), weight.to(wide), adjacency.to(wide)
     rows, _, _, v = x.shape
     graph = adjacency.shape[-1]
     if nodes is None:
@@ -236,9 +238,9 @@ def _reference(
     y = torch.einsum("koc,bkctw->botw", weight, aggregated)
     if bias is not None:
         alive = (picked != 0).any(2)[..., None]
-        y = y + _carry(picked.sum(2)[..., None], bias.to(wide)[:, None], alive).sum(1).transpose(1, 2)[:, :, None]
+        y = y + _carry(picked.sum(2)[..., None], bias[:, None], alive).sum(1).transpose(1, 2)[:, :, None]
     out = empty_channels_last(y.shape, y)
-    return out.copy_(y).to(dtype)
+    return out.copy_(y)
 
 
 def _check_values(adjacency: Any, nodes: Any, pattern: Any, *, clip: bool) -> None:
@@ -303,6 +305,8 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="graph_conv_backward",
@@ -313,12 +317,14 @@ BACKWARD = Op(
     native=_native_backward,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     import torch
 
     from asma_fast.ops._torch import below_autograd, register
 
     class _GraphConv(torch.autograd.Function):
+        differentiable = DIFFERENTIABLE
+
         @staticmethod
         def forward(*args: Any) -> Any:
             return below_autograd(OP.name, *args)
@@ -338,5 +344,5 @@ if "torch" in sys.modules:
                     result[place] = grad
             return tuple(result)
 
-    register(OP, _GraphConv, autocast=True)
+    register(OP, _GraphConv)
     register(BACKWARD)

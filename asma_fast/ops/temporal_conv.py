@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from asma_fast.ops._array import Array, channels_last, empty, empty_channels_last
-from asma_fast.ops._contract import FLOATS, check_alike, check_count, check_dtype, check_shape
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._contract import FLOATS, as_int, check_alike, check_count, check_dtype, check_shape
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 
 
 def temporal_conv(
@@ -60,17 +60,17 @@ def temporal_conv(
     >>> temporal_conv(x, np.ones((1, 1, 3), np.float32)).ravel().tolist()
     [1.0, 3.0, 6.0, 5.0]
     """
+    stride, dilation, groups = as_int("stride", stride), as_int("dilation", dilation), as_int("groups", groups)
     if padding is None:
-        check_count("dilation", dilation, 1)
         check_shape("weight", weight, "C_out C_in/groups k")
         reach = dilation * max(weight.shape[2] - 1, 0)
         left, right = reach // 2, reach - reach // 2
     elif isinstance(padding, tuple):
         if len(padding) != 2:
             raise ValueError(f"padding must be None, an int or (left, right), got {padding!r}")
-        left, right = padding
+        left, right = as_int("padding", padding[0]), as_int("padding", padding[1])
     else:
-        left = right = padding
+        left = right = as_int("padding", padding)
     return run(OP, impl, x, weight, bias, stride, left, right, dilation, groups)
 
 
@@ -217,6 +217,8 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="temporal_conv_backward",
@@ -230,12 +232,14 @@ BACKWARD = Op(
     native=_native_backward,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     import torch
 
     from asma_fast.ops._torch import below_autograd, register
 
     class _TemporalConv(torch.autograd.Function):
+        differentiable = (0, 1, 2)
+
         @staticmethod
         def forward(x: Any, weight: Any, bias: Any, *sizes: int) -> Any:
             return below_autograd(OP.name, x, weight, bias, *sizes)
@@ -255,5 +259,5 @@ if "torch" in sys.modules:
                 *(None for _ in ctx.sizes),
             )
 
-    register(OP, _TemporalConv, autocast=True)
+    register(OP, _TemporalConv)
     register(BACKWARD)

@@ -109,7 +109,7 @@ class Augmentation:
         nodes = np.arange(len(self.skeleton), dtype=np.int32)
         flipped = (draws(Draw.FLIP) < self.flip)[:, None]
         joints = np.where(flipped, self.skeleton.flip, nodes).astype(np.int32)
-        return joints, np.ascontiguousarray(np.broadcast_to(nodes, joints.shape))
+        return joints, np.tile(nodes, (len(joints), 1))
 
     def _transform(self, draws: _Draws) -> NDArray[np.float32] | None:
         config, dims = self.config, self.skeleton.dimensions

@@ -74,7 +74,8 @@ def preprocessing_of(config: DataConfig, store: Store) -> Preprocessing:
     if store.preprocessing is not None:
         if config.frames not in (0, store.preprocessing.frames):
             raise ValueError(
-                f"{config.data}: was prepared with {store.preprocessing.frames} frames a clip, got frames={config.frames}"
+                f"{config.data}: was prepared with {store.preprocessing.frames} frames a clip, "
+                f"got frames={config.frames}"
             )
         return store.preprocessing
     recipe = Preprocessing.named(config.preprocessing)
@@ -114,7 +115,9 @@ def split_of(store: Store, name: str | None) -> str:
     return name
 
 
-def load_clips(store: Store, rows: Sequence[int] | NDArray[np.integer[Any]], recipe: Preprocessing, bodies: int = 0) -> Clips:
+def load_clips(
+    store: Store, rows: Sequence[int] | NDArray[np.integer[Any]], recipe: Preprocessing, bodies: int = 0
+) -> Clips:
     """Reads and preprocesses clips of a store.
 
     Parameters

@@ -9,6 +9,13 @@
 
 namespace asma::bindings {
 
+void check_sizes(const Array& array, std::initializer_list<std::int64_t> wanted, const char* what) {
+    bool same = array.rank == static_cast<std::int32_t>(wanted.size());
+    int axis = 0;
+    for (const std::int64_t size : wanted) same = same && array.size(axis++) == size;
+    if (!same) throw py::value_error(std::string(what) + " does not have the sizes its op allocates");
+}
+
 void check_indices(const Array& map, std::int64_t limit, const char* what) {
     const auto* entries = map.data<const std::int32_t>(what);
     for (std::int64_t row = 0; row < map.size(0); ++row)
@@ -23,8 +30,8 @@ void check_indices(const Array& map, std::int64_t limit, const char* what) {
 
 namespace {
 
-Array make_array(std::uintptr_t address, const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& strides,
-                 DType dtype, std::int32_t device, std::uintptr_t stream) {
+Array make_array(std::uintptr_t address, const std::vector<std::int64_t>& sizes,
+                 const std::vector<std::int64_t>& strides, DType dtype, std::int32_t device, std::uintptr_t stream) {
     if (sizes.size() != strides.size() || sizes.size() > static_cast<std::size_t>(Array::max_rank))
         throw py::value_error("an array has as many strides as sizes, at most " + std::to_string(Array::max_rank));
     Array array;
@@ -53,6 +60,7 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
         .def(py::init(&make_array), py::arg("address"), py::arg("sizes"), py::arg("strides"), py::arg("dtype"),
              py::arg("device") = -1, py::arg("stream") = 0);
 
+    module.def("adopt_thread_pool", &adopt_thread_pool);
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads, py::arg("threads"));
     module.def("thread_pool_name", &thread_pool_name);
@@ -66,6 +74,4 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     bind_graph_conv(module);
     bind_temporal_conv(module);
     bind_motion(module);
-    bind_sampling(module);
-    bind_dropout(module);
 }

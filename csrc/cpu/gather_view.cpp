@@ -14,8 +14,16 @@ inline void gather_frame(const GatherViewParams<real>& p, const real* frame, con
                          const real* transform, real* out) {
     const std::int64_t dims = fixed_dims < 0 ? p.view.dims : fixed_dims;
     const std::int64_t channels = fixed_channels < 0 ? p.channels : fixed_channels;
-    for (std::int64_t v = 0; v < p.joints; ++v, out += channels)
-        transform_joint(frame + (joints ? joints[v] : v) * p.x_joint, p.x_channel, out, transform, dims, channels);
+    const std::int64_t stride = p.x_channel;
+    for (std::int64_t v = 0; v < p.joints; ++v, out += channels) {
+        const real* in = frame + (joints ? joints[v] : v) * p.x_joint;
+        for (std::int64_t e = 0; e < dims; ++e) {
+            real sum = 0;
+            for (std::int64_t c = 0; c < dims; ++c) sum += transform[e * dims + c] * in[c * stride];
+            out[e] = sum;
+        }
+        for (std::int64_t c = dims; c < channels; ++c) out[c] = in[c * stride];
+    }
 }
 
 }  // namespace
