@@ -41,7 +41,7 @@ def rows(*indices: int) -> torch.Tensor:
 
 
 def materialised(clip: torch.Tensor, view: View | None) -> torch.Tensor:
-    """The view's frames, flip and transform by plain indexing, joints not removed; same maps for every clip but flips."""
+    """The view's frames, flip and transform by plain indexing, joints not removed."""
     if view is None:
         return clip
     if view.frames is not None:

@@ -35,7 +35,5 @@ void bind_gather_view(py::module_& module);
 void bind_graph_conv(py::module_& module);
 void bind_temporal_conv(py::module_& module);
 void bind_motion(py::module_& module);
-void bind_sampling(py::module_& module);
-void bind_dropout(py::module_& module);
 
 }  // namespace asma::bindings

@@ -74,6 +74,4 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     bind_graph_conv(module);
     bind_temporal_conv(module);
     bind_motion(module);
-    bind_sampling(module);
-    bind_dropout(module);
 }

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 
-#include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
 #include "cpu/motion.hpp"

@@ -78,7 +78,7 @@ def test_layers_start_as_torchs_convolutions_do() -> None:
 
 @pytest.mark.parametrize("build", [lambda: TemporalConv(4, 6, groups=4), lambda: TemporalConv(4, 6, 0)])
 def test_impossible_convolutions_are_refused(build) -> None:
-    with pytest.raises(ValueError, match="groups must divide 4 and 6 channels, got 4|taps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"groups must divide 4 and 6 channels, got 4|taps must be at least 1, got 0"):
         build()
 
 

@@ -133,7 +133,7 @@ def test_a_view_equals_its_materialisation(training: bool, impl: str) -> None:
     everywhere = torch.stack(
         [
             torch.from_numpy(SKELETON.flip) if (j != n).any() else torch.arange(V)
-            for j, n in zip(view.joints, view.nodes)
+            for j, n in zip(view.joints, view.nodes, strict=True)
         ]
     )
     turned = ops.gather_view(clips().double(), View(view.frames, everywhere.int(), None, view.transform.double()))
