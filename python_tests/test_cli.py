@@ -13,7 +13,18 @@ import pytest
 from asma_fast.cli import VERBS, main
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKED = ("torch", "triton", "numba", "scipy", "sklearn", "safetensors", "matplotlib", "lightning_fabric", "jinja2", "tqdm")
+BLOCKED = (
+    "torch",
+    "triton",
+    "numba",
+    "scipy",
+    "sklearn",
+    "safetensors",
+    "matplotlib",
+    "lightning_fabric",
+    "jinja2",
+    "tqdm",
+)
 WITHOUT_EXTRAS = f"""
 import sys
 class Block:
@@ -29,7 +40,12 @@ sys.exit(main(sys.argv[1:]))
 def _without_extras(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WITHOUT_EXTRAS, *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -56,7 +72,9 @@ def test_a_verb_that_needs_more_names_the_extra(verb, tmp_path):
 
 
 def test_synthetic_clips_are_prepared_with_numpy_alone(tmp_path):
-    done = _without_extras("prepare", "--dataset=synthetic", "--clips-per-class=2", f"--out={tmp_path / 's.safetensors'}")
+    done = _without_extras(
+        "prepare", "--dataset=synthetic", "--clips-per-class=2", f"--out={tmp_path / 's.safetensors'}"
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "s.safetensors").exists()
 
