@@ -20,7 +20,11 @@ _SUBMODULES = ("compat", "data", "nn", "ops", "training")
 __all__ = ["Skeleton", "View", "__version__", "backends", *_SUBMODULES]
 
 if TYPE_CHECKING:
-    from asma_fast import compat, data, nn, ops, training
+    from asma_fast import compat as compat
+    from asma_fast import data as data
+    from asma_fast import nn as nn
+    from asma_fast import ops as ops
+    from asma_fast import training as training
     from asma_fast._backends import backends
     from asma_fast.skeleton import Skeleton
     from asma_fast.view import View

@@ -134,19 +134,21 @@ def test_files_that_cannot_be_read_are_listed_and_the_status_tells(tmp_path, cap
 
 def test_the_main_job_prepare_pretrain_probe_inspect(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main("prepare --dataset=synthetic --clips-per-class=6 --out=s.safetensors".split()) == 0
+    assert main(["prepare", "--dataset=synthetic", "--clips-per-class=6", "--out=s.safetensors"]) == 0
     Path("run.yaml").write_text("channels: [4, 8]\nstrides: [2, 2]\nprojector: 16\nepochs: 2\nsteps: 0\nbatch: 16\n")
     words = "pretrain --preset small --config run.yaml --data s.safetensors --split xsub --no-progress --out run"
     assert main(words.split()) == 0
-    assert main("probe --data s.safetensors --split xsub --run run --out probe.json".split()) == 0
+    assert main(["probe", "--data", "s.safetensors", "--split", "xsub", "--run", "run", "--out", "probe.json"]) == 0
     record = json.loads(Path("probe.json").read_text())
     assert 0 <= record["accuracy"] <= 1
     assert set(record["encoders"]) == {"hl", "lh"}
-    assert main("inspect s.safetensors --index 3 --out clip.png".split()) == 0
+    assert main(["inspect", "s.safetensors", "--index", "3", "--out", "clip.png"]) == 0
     assert Path("clip.png").read_bytes().startswith(b"\x89PNG")
-    assert main("inspect s.safetensors --index 3 --encoders hl,lh,high-high --out clip.html".split()) == 0
+    assert (
+        main(["inspect", "s.safetensors", "--index", "3", "--encoders", "hl,lh,high-high", "--out", "clip.html"]) == 0
+    )
     page = Path("clip.html").read_text()
     assert "data:image/png;base64," in page
     assert "http" not in page.split("<body>")[1]
-    assert main("inspect s.safetensors --index 999".split()) == 2
+    assert main(["inspect", "s.safetensors", "--index", "999"]) == 2
     assert "index must be below 72" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def as_int(name: str, value: Any) -> Any:
     """``value`` as a Python int (a symbolic one under torch.compile stays what it is); bool is not one."""
     if isinstance(value, np.integer):
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, int) and not hasattr(value, "node"):
+    if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "node")):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     return value
 

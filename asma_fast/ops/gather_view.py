@@ -49,7 +49,7 @@ def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
 
 
 def view_arguments(x: Array, view: View | None) -> tuple[Array | None, Array | None, Array | None]:
-    """``(frames, joints, transform)`` as ``x``'s kind of array; the transform detached, float64 where ``x`` is, else float32."""
+    """``(frames, joints, transform)`` as arrays of ``x``'s kind; the transform detached and float32 or wider."""
     if view is None or not is_array(x):
         return None, None, None
     frames, joints, transform = (as_kind_of(a, x) for a in (view.frames, view.joints, view.transform))

@@ -220,8 +220,6 @@ def _reference(
         clip = GATHER_VIEW.reference(x, frames, joints, transform)
         n, c, t, v, m = clip.shape
         x = clip.permute(0, 4, 1, 2, 3).reshape(n * m, c, t, v)
-    dtype, wide = x.dtype, torch.promote_types(x.dtype, torch.float32)
-    x, weight, adjacency = x.to(wide), weight.to(wide), adjacency.to(wide)
     rows, _, _, v = x.shape
     graph = adjacency.shape[-1]
     if nodes is None:
@@ -240,9 +238,9 @@ def _reference(
     y = torch.einsum("koc,bkctw->botw", weight, aggregated)
     if bias is not None:
         alive = (picked != 0).any(2)[..., None]
-        y = y + _carry(picked.sum(2)[..., None], bias.to(wide)[:, None], alive).sum(1).transpose(1, 2)[:, :, None]
+        y = y + _carry(picked.sum(2)[..., None], bias[:, None], alive).sum(1).transpose(1, 2)[:, :, None]
     out = empty_channels_last(y.shape, y)
-    return out.copy_(y).to(dtype)
+    return out.copy_(y)
 
 
 def _check_values(adjacency: Any, nodes: Any, pattern: Any, *, clip: bool) -> None:

@@ -97,6 +97,7 @@ template <class Real> cpu::GraphConvParams<Real> forward_params(const Arguments&
     p.view = view_maps<Real>(a.frames, a.joints, a.transform, a.x.size(2), a.x.size(3));
     if (a.nodes) {
         const char* name = a.clip() ? "view.nodes" : "nodes";
+        check_dense(*a.nodes, name);
         check_indices(*a.nodes, a.graph(), name);
         p.nodes = a.nodes->template data<const std::int32_t>(name);
         p.nodes_stride = row_stride(*a.nodes);

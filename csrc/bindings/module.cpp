@@ -18,8 +18,6 @@ void check_sizes(const Array& array, std::initializer_list<std::int64_t> wanted,
 
 void check_indices(const Array& map, std::int64_t limit, const char* what) {
     const auto* entries = map.data<const std::int32_t>(what);
-    if (map.size(1) > 1 && map.stride(1) != 1)
-        throw py::value_error(std::string(what) + " must have dense rows: kernels step through them by one");
     for (std::int64_t row = 0; row < map.size(0); ++row)
         for (std::int64_t column = 0; column < map.size(1); ++column) {
             const std::int32_t entry = entries[row * map.stride(0) + column * map.stride(1)];

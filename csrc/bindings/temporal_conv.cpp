@@ -54,6 +54,13 @@ TemporalConvSizes exchanged(TemporalConvSizes sizes) {
     return sizes;
 }
 
+// Frames of a block, all blocks about alike.
+std::int64_t block_frames(const TemporalConvSizes& sizes) {
+    const std::int64_t at_most = std::max<std::int64_t>(1, block_rows / std::max<std::int64_t>(1, sizes.joints));
+    const std::int64_t blocks = std::max<std::int64_t>(1, (sizes.frames + at_most - 1) / at_most);
+    return std::max<std::int64_t>(1, (sizes.frames + blocks - 1) / blocks);
+}
+
 // out = bias + the convolution of x with weight; column_axis is the axis of weight that out has.
 template <class Real>
 void convolve(const Real* x, const Array& weight, int column_axis, const Real* bias, Real* out,
@@ -81,9 +88,7 @@ void convolve(const Real* x, const Array& weight, int column_axis, const Real* b
     p.sizes = sizes;
     p.map = map;
     p.packed_group = packed_group;
-    const std::int64_t at_most = std::max<std::int64_t>(1, block_rows / sizes.joints);
-    const std::int64_t blocks = (sizes.frames + at_most - 1) / at_most;
-    p.block_frames = (sizes.frames + blocks - 1) / blocks;
+    p.block_frames = block_frames(sizes);
     const std::int64_t item_products = p.block_frames * sizes.joints * std::max<std::int64_t>(1, slab_weights);
     const std::int64_t items =
         sizes.rows * ((sizes.frames + p.block_frames - 1) / p.block_frames) * sizes.groups * slabs;
@@ -120,6 +125,7 @@ void weight_gradient(const Real* x, const Real* g, Real* weight_grad, const Temp
     p.x = x, p.g = g, p.partial = partial.data();
     p.sizes = sizes;
     p.map = map;
+    p.block_frames = block_frames(sizes);
     const std::int64_t item_products = sizes.rows / p.parts * sizes.frames * sizes.joints * sizes.taps *
                                        sizes.channels * std::min(cpu::slab_columns, sizes.columns);
     parallel_for(p.parts * pieces, piece_products / std::max<std::int64_t>(1, item_products),

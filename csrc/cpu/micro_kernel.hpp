@@ -2,7 +2,7 @@
 // gradients of both.
 //
 //   multiply_rows           out[r, n]  = bias[n] or out[r, n] or 0, + Σ_tap Σ_c source_tap[r, c] · weights_tap[c, n]
-//   accumulate_outer        sums[c, n] += Σ_r source[r, c] · gradient[r, n]
+//   accumulate_outer        sums[c, n] += Σ_stretch Σ_r source[r, c] · gradient[r, n]
 //   pack_weights            lays weights out as multiply_rows reads them
 //
 // A row is a joint of a frame: `channels` contiguous numbers (channels last), rows a fixed stride apart. Taps are a fixed
@@ -195,11 +195,13 @@ static inline void multiply_rows(const RowProduct& p, std::int64_t begin, std::i
 // ---- sums of outer products ----
 
 struct OuterProduct {
-    const real* source;    // (rows, channels)
-    const real* gradient;  // (rows, columns)
+    const real* source;    // (stretches, rows, channels)
+    const real* gradient;  // (stretches · rows, columns)
     real* sums;            // (channels, columns)
     std::int64_t source_row, gradient_row, sums_row;  // strides
     std::int64_t rows, channels;
+    // The rows of the source come in stretches this far apart (every stride-th frame); those of the gradient go on.
+    std::int64_t stretches = 1, source_stretch = 0;
 };
 
 // The tile reads whole vectors of a gradient row and adds whole vectors to sums.
@@ -209,20 +211,22 @@ template <int Channels, int Vectors> [[gnu::noinline]] static void outer_tile(co
     for (int c = 0; c < Channels; ++c)
 #pragma GCC unroll 16
         for (int v = 0; v < Vectors; ++v) sums[c][v] = Vec{};
-    const real* source = p.source;
     const real* gradient = p.gradient;
-    for (std::int64_t r = 0; r < p.rows; ++r) {
-        Vec row[Vectors];
+    for (std::int64_t stretch = 0; stretch < p.stretches; ++stretch) {
+        const real* source = p.source + stretch * p.source_stretch;
+        for (std::int64_t r = 0; r < p.rows; ++r) {
+            Vec row[Vectors];
 #pragma GCC unroll 16
-        for (int v = 0; v < Vectors; ++v) row[v] = load(gradient + v * lanes);
+            for (int v = 0; v < Vectors; ++v) row[v] = load(gradient + v * lanes);
 #pragma GCC unroll 16
-        for (int c = 0; c < Channels; ++c) {
-            const Vec number = broadcast(source[c]);
+            for (int c = 0; c < Channels; ++c) {
+                const Vec number = broadcast(source[c]);
 #pragma GCC unroll 16
-            for (int v = 0; v < Vectors; ++v) sums[c][v] += number * row[v];
+                for (int v = 0; v < Vectors; ++v) sums[c][v] += number * row[v];
+            }
+            source += p.source_row;
+            gradient += p.gradient_row;
         }
-        source += p.source_row;
-        gradient += p.gradient_row;
     }
 #pragma GCC unroll 16
     for (int c = 0; c < Channels; ++c)
@@ -252,35 +256,44 @@ template <int Vectors> static void outer_panel(OuterProduct p) {
     }
 }
 
-// A panel with columns to spare: sums through a padded copy, a bounded number of channels at a time, and the last rows
-// of the gradient, where a whole vector would reach past the end, through another. Elsewhere a vector reaches into the
-// next row, into columns that are dropped.
+// A panel with columns to spare: sums through a padded copy, a bounded number of channels at a time. A vector of the
+// gradient reaches into the next row, whose columns are dropped; the last rows, where it would reach past the end, are
+// read from another padded copy.
 template <int Vectors> static void outer_partial_panel(const OuterProduct& whole, std::int64_t columns) {
     constexpr std::int64_t width = Vectors * lanes, group = tile_rows<Vectors>;
     const std::int64_t reach = (width - columns + whole.gradient_row - 1) / whole.gradient_row;
-    const std::int64_t unsafe = reach < whole.rows ? reach : whole.rows, safe = whole.rows - unsafe;
-    real last_rows[width * width] = {};
-    copy_columns(whole.gradient + safe * whole.gradient_row, whole.gradient_row, last_rows, width, unsafe, columns);
+    const std::int64_t bound = whole.rows * whole.stretches - reach;  // rows before it may be read where they lie
+    const std::int64_t head = bound > 0 ? bound / whole.rows : 0;     // stretches that are before it altogether
     for (std::int64_t done = 0; done < whole.channels; done += group) {
-        const std::int64_t channels = whole.channels - done < group ? whole.channels - done : group;
-        real edge[group * width] = {};
+        real edge[group * width] = {}, last_rows[width * width] = {};
         OuterProduct p = whole;
-        p.source += done;
-        p.channels = channels;
-        p.rows = safe;
+        p.channels = whole.channels - done < group ? whole.channels - done : group;
         p.sums = edge, p.sums_row = width;
+        p.source += done;
+        p.stretches = head;
         outer_panel<Vectors>(p);
-        p.source += safe * p.source_row;
-        p.gradient = last_rows, p.gradient_row = width;
-        p.rows = unsafe;
-        outer_panel<Vectors>(p);
+        for (std::int64_t stretch = head; stretch < whole.stretches; ++stretch) {
+            const std::int64_t start = stretch * whole.rows, room = bound - start;
+            const std::int64_t safe = room > 0 ? (room < whole.rows ? room : whole.rows) : 0;
+            p.stretches = 1;
+            p.rows = safe;
+            p.source = whole.source + done + stretch * whole.source_stretch;
+            p.gradient = whole.gradient + start * whole.gradient_row, p.gradient_row = whole.gradient_row;
+            outer_panel<Vectors>(p);
+            copy_columns(p.gradient + safe * whole.gradient_row, whole.gradient_row, last_rows, width,
+                         whole.rows - safe, columns);
+            p.rows = whole.rows - safe;
+            p.source += safe * whole.source_row;
+            p.gradient = last_rows, p.gradient_row = width;
+            outer_panel<Vectors>(p);
+        }
         real* sums = whole.sums + done * whole.sums_row;
-        for (std::int64_t c = 0; c < channels; ++c)
+        for (std::int64_t c = 0; c < p.channels; ++c)
             for (std::int64_t n = 0; n < columns; ++n) sums[c * whole.sums_row + n] += edge[c * width + n];
     }
 }
 
-// The columns [begin, end) of the sums; gradient_row is positive. Each call's rows are summed by themselves and then
+// The columns [begin, end) of the sums; rows and gradient_row are positive. Each call's rows are summed by themselves and then
 // added, so many short calls lose less to rounding than one long one.
 static inline void accumulate_outer(const OuterProduct& whole, std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; n += panel_columns) {

@@ -49,7 +49,7 @@ template <class Real> struct TemporalConvWeightParams {
     Real* partial;
     TemporalConvSizes sizes;
     FrameMap map;
-    std::int64_t parts;
+    std::int64_t parts, block_frames;
 };
 
 // weight_grad (groups·columns, channels, taps), dense, from the partial sums. Work items: group · channels + channel.
