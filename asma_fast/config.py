@@ -1,7 +1,7 @@
 """Typed configs, and the ways to fill one: its defaults, a preset, a YAML file, command-line options, in that order.
 
-A config is a frozen dataclass whose every field has a default and, through :func:`option`, a sentence of help. Fields
-are int, float, bool, str, ``Path``, a ``Literal``, a tuple of one of these, or one of these ``| None``.
+A config is a frozen dataclass whose fields carry, as :func:`option` gives it, a sentence of help. Fields are int,
+float, bool, str, ``Path``, a ``Literal``, a tuple of one of these, or one of these ``| None``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import argparse
 import difflib
 import types
 from collections.abc import Mapping
-from dataclasses import field, fields
-from functools import lru_cache
+from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -20,9 +19,9 @@ Presets = Mapping[str, Mapping[str, Any]]
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def option(default: T, help: str) -> T:
-    """A dataclass field with its sentence for ``--help``."""
-    return cast(T, field(default=default, metadata={"help": help}))
+def option(default: T, help: str, *, positional: bool = False) -> T:
+    """A dataclass field with its sentence for ``--help``; positional ones are given without their name."""
+    return field(default=default, metadata={"help": help, "positional": positional})
 
 
 def build(kind: type[T], *layers: tuple[str, Mapping[str, Any]]) -> T:
@@ -56,6 +55,9 @@ def build(kind: type[T], *layers: tuple[str, Mapping[str, Any]]) -> T:
                 near = difflib.get_close_matches(name, hints, n=1, cutoff=0.0)
                 raise ValueError(f"{where}: there is no option {key!r}; the nearest is {near[0]!r}")
             values[name] = _convert(value, hints[name], f"{where}: {name}")
+    for item in fields(cast(Any, kind)):
+        if item.default is MISSING and item.name not in values:
+            raise ValueError(f"{layers[-1][0]}: {item.name} must be given: {item.metadata['help']}")
     return kind(**values)
 
 
@@ -98,8 +100,12 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any], presets: Prese
             seen.add(item.name)
             text = str(item.metadata.get("help", "")).replace("%", "%%")
             shown = _show(item.default).replace("%", "%%")
+            if shown:
+                text += " (needed)" if item.default is MISSING else f" (default: {shown})"
+            if item.metadata.get("positional"):
+                group.add_argument(item.name, nargs="?", default=argparse.SUPPRESS, help=text)
+                continue
             flag = "--" + item.name.replace("_", "-")
-            text = f"{text} (default: {shown})" if shown else text
             if hints[item.name] is bool:
                 group.add_argument(
                     flag, dest=item.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
@@ -133,7 +139,6 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-@lru_cache(maxsize=32)
 def _hints(kind: type[Any]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {item.name: hints[item.name] for item in fields(kind)}
@@ -144,6 +149,8 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 def _metavar(hint: Any, name: str) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return _metavar(get_args(hint)[0], name)
     if get_origin(hint) is tuple:
         return "A,B,…"
     return {int: "N", float: "X", Path: "PATH"}.get(hint, name.rsplit("_", 1)[-1].upper())

@@ -71,14 +71,13 @@ class Skeleton:
         names = tuple(self.joints)
         if not names:
             names = tuple(f"joint{v}" for v in range(1 + max((max(edge) for edge in edges), default=0)))
-        centre = (self.centre,) if isinstance(self.centre, int) else tuple(self.centre)
+        centre = _joints(self.centre)
         for field, value in (("edges", edges), ("joints", names), ("centre", centre)):
             object.__setattr__(self, field, value)
         object.__setattr__(self, "pairs", tuple((int(a), int(b)) for a, b in self.pairs))
         if self.shoulders is not None:
             left, right = self.shoulders
-            sides = tuple((side,) if isinstance(side, int) else tuple(side) for side in (left, right))
-            object.__setattr__(self, "shoulders", sides)
+            object.__setattr__(self, "shoulders", (_joints(left), _joints(right)))
         self._validate()
 
     def _validate(self) -> None:
@@ -184,6 +183,10 @@ class Skeleton:
         """``(K, V, V)`` bool: where :meth:`adjacency` is not zero."""
         nonzero: NDArray[np.bool_] = _adjacency(self, partition) != 0
         return nonzero
+
+
+def _joints(named: int | Sequence[int]) -> tuple[int, ...]:
+    return (int(named),) if isinstance(named, (int, np.integer)) else tuple(int(v) for v in named)
 
 
 def _neighbours(edges: Sequence[tuple[int, int]], count: int) -> NDArray[np.bool_]:

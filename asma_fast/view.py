@@ -153,8 +153,8 @@ class View:
         Raises
         ------
         ValueError
-            If the transforms have different sizes, the numbers of rows disagree, or ``after`` names a position that this
-            view does not have.
+            If the transforms have different sizes, the numbers of rows disagree, or ``after`` names a position that
+            this view does not have.
         """
         nodes = None
         if self.nodes is not None or after.nodes is not None:

@@ -8,7 +8,28 @@ from __future__ import annotations
 
 from asma_fast.data.clip import Clip, ClipInfo
 from asma_fast.data.errors import FormatError, StoreError
+from asma_fast.data.prepare import Failure, PrepareConfig, PrepareReport, prepare
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.readers import DATASETS, read_clip
+from asma_fast.data.readers.base import split_by
+from asma_fast.data.store import Store
+from asma_fast.data.store_writer import StoreWriter
+from asma_fast.data.synthetic import Synthetic
 
-__all__ = ["DATASETS", "Clip", "ClipInfo", "FormatError", "Preprocessing", "StoreError", "read_clip"]
+__all__ = [
+    "DATASETS",
+    "Clip",
+    "ClipInfo",
+    "Failure",
+    "FormatError",
+    "PrepareConfig",
+    "PrepareReport",
+    "Preprocessing",
+    "Store",
+    "StoreError",
+    "StoreWriter",
+    "Synthetic",
+    "prepare",
+    "read_clip",
+    "split_by",
+]

@@ -87,7 +87,8 @@ class Clip:
     @property
     def info(self) -> ClipInfo:
         """The clip without its frames."""
-        return ClipInfo(self.name, self.label, self.subject, self.camera)
+        numbers = (None if number is None else int(number) for number in (self.label, self.subject, self.camera))
+        return ClipInfo(self.name, *numbers)
 
 
 def check_frames(frames: Any) -> None:

@@ -94,8 +94,8 @@ class STGCNBlock(nn.Module):
     ) -> Tensor:
         """Run the block on a feature map ``(B, C, T, V)``, or, without residual, on a clip ``(N, C, T, V, M)``.
 
-        ``view``, ``nodes``, ``scale`` and ``shift`` are the graph convolution's; ``seed`` and ``ids`` the dropout's,
-        and in training mode with dropout ``seed`` is required.
+        ``view``, ``nodes``, ``scale`` and ``shift`` are :func:`asma_fast.ops.graph_conv`'s; ``seed`` and ``ids``
+        :func:`asma_fast.ops.dropout`'s, and in training mode with dropout ``seed`` is required.
 
         Returns
         -------

@@ -107,7 +107,7 @@ class InputNorm(nn.Module):
         own = torch.arange(count, device=nodes.device)
         check_shape("view.nodes", nodes, "N joints")
         check_together("view.nodes", nodes, "view.joints", nodes if joints is None else joints)
-        read = own[None, : nodes.shape[1]] if joints is None else joints.long()
+        read = own[None] if joints is None else joints.long()
         if read.shape[1] != nodes.shape[1]:
             raise ValueError(f"view.nodes must name the {count} joints of the clip, got {nodes.shape[1]}")
         _check_range("view.joints", read, count)

@@ -134,7 +134,7 @@ class STGCN(nn.Module):
         view
             Of N rows or 1; its nodes are the skeleton's joints. None: the clip as it is.
         seed
-            Keys dropout: int64 tensor of one element, or an int. None draws one from torch's default generator.
+            Keys dropout: int64 tensor of shape (), or an int. None draws one from torch's default generator.
         ids
             ``(N,)`` int64: a clip's dropout depends on its id, not on its place in the batch. None: 0 … N−1.
 
@@ -157,8 +157,13 @@ class STGCN(nn.Module):
         kept = clip.shape[2] if frames is None else frames.shape[1], clip.shape[3] if nodes is None else nodes.shape[1]
         if 0 in kept:
             raise ValueError(f"at least one frame and one joint must be kept, got {kept[0]} and {kept[1]}")
-        if self.training and self.dropout > 0 and seed is None:
-            seed = torch.randint(torch.iinfo(torch.int64).max, (), dtype=torch.int64, device=clip.device)
+        if ids is not None:
+            check_shape("ids", ids, "N", N=clip.shape[0])
+        if self.training and self.dropout > 0:
+            if seed is None:
+                seed = torch.randint(torch.iinfo(torch.int64).max, (), dtype=torch.int64, device=clip.device)
+            if ids is None:
+                ids = torch.arange(clip.shape[0], device=clip.device)
 
         scale, shift = self.input_norm(clip, view)
         x = clip

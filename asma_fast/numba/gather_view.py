@@ -8,16 +8,21 @@ import numba
 import numpy as np
 
 
+def view_maps(x: Any, frames: Any, joints: Any, transform: Any) -> tuple[Any, Any, Any]:
+    """The arrays of a view of ``x (N, C, T, V, M)``, identities for what is None, with their index ranges checked."""
+    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
+        if index is not None and index.size and (index.min() < 0 or index.max() >= limit):
+            raise ValueError(f"{name} must lie in [0, {limit}), got {index.min()} to {index.max()}")
+    return (
+        np.arange(x.shape[2], dtype=np.int32)[None] if frames is None else frames,
+        np.arange(x.shape[3], dtype=np.int32)[None] if joints is None else joints,
+        np.zeros((1, 0, 0), x.dtype) if transform is None else transform,
+    )
+
+
 def gather_view(x: Any, frames: Any, joints: Any, transform: Any, out: Any) -> None:
     """Fill ``out (N, C, T', V', M)``."""
-    _, _, t, v, _ = out.shape
-    _gather(
-        x,
-        np.arange(t, dtype=np.int32)[None] if frames is None else frames,
-        np.arange(v, dtype=np.int32)[None] if joints is None else joints,
-        np.zeros((1, 0, 0), x.dtype) if transform is None else transform,
-        out,
-    )
+    _gather(x, *view_maps(x, frames, joints, transform), out)
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
@@ -27,12 +32,8 @@ def _gather(x: Any, frames: Any, joints: Any, transform: Any, out: Any) -> None:
     for n in range(clips):
         for t in range(t_count):
             frame = frames[n if frames.shape[0] > 1 else 0, t]
-            if frame < 0 or frame >= x.shape[2]:
-                raise ValueError("view.frames must lie in [0, T)")
             for v in range(v_count):
                 joint = joints[n if joints.shape[0] > 1 else 0, v]
-                if joint < 0 or joint >= x.shape[3]:
-                    raise ValueError("view.joints must lie in [0, V)")
                 for m in range(bodies):
                     for e in range(channels):
                         if e >= dims:

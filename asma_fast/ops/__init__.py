@@ -6,6 +6,7 @@ from asma_fast.ops._op import Impl
 from asma_fast.ops.gather_view import gather_view
 from asma_fast.ops.graph_conv import graph_conv
 from asma_fast.ops.joint_degree import joint_degree
+from asma_fast.ops.motion import frame_motion, joint_motion
 from asma_fast.ops.temporal_conv import temporal_conv
 
-__all__ = ["Impl", "gather_view", "graph_conv", "joint_degree", "temporal_conv"]
+__all__ = ["Impl", "frame_motion", "gather_view", "graph_conv", "joint_degree", "joint_motion", "temporal_conv"]

@@ -12,6 +12,9 @@ from asma_fast._backends import native
 
 Array = Any  # numpy.ndarray or torch.Tensor
 
+# dtype of either kind → native code's; asked for at every call.
+_DTYPE_CODES: dict[Any, Any] = {}
+
 # Logical axis order → the order in memory, slowest first: channels last.
 _PHYSICAL = {4: (0, 2, 3, 1), 5: (0, 4, 2, 3, 1)}
 
@@ -74,6 +77,13 @@ def dense(x: Array | None) -> Array | None:
     return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
 
 
+def as_dense(x: Array, dtype: str) -> Array:
+    """``x`` in C order and that dtype: itself, or a copy."""
+    if isinstance(x, np.ndarray):
+        return np.ascontiguousarray(x, dtype=dtype)
+    return x.to(getattr(sys.modules["torch"], dtype)).contiguous()
+
+
 def aligned(x: Array) -> Array:
     """``x`` itself if native code can read it where it lies, else a copy: of unaligned or oddly strided memory."""
     if isinstance(x, np.ndarray):
@@ -105,9 +115,12 @@ def to_tensor(x: Array, device: Any = None) -> Any:
 
 
 def _dtype_code(x: Array) -> Any:
-    code = getattr(native().DType, dtype_name(x), None)
+    code = _DTYPE_CODES.get(x.dtype)
     if code is None:
-        raise TypeError(f"native code has no dtype {dtype_name(x)}")
+        code = getattr(native().DType, dtype_name(x), None)
+        if code is None:
+            raise TypeError(f"native code has no dtype {dtype_name(x)}")
+        _DTYPE_CODES[x.dtype] = code
     return code
 
 

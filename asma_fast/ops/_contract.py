@@ -25,10 +25,15 @@ def check_shape(name: str, value: Array, *shapes: str, **sizes: int) -> None:
     check_array(name, value)
     for shape in shapes:
         axes = shape.split()
-        if value.ndim == len(axes) and all(
-            value.shape[i] == (int(axis) if axis.isdigit() else sizes.get(axis, value.shape[i]))
-            for i, axis in enumerate(axes)
-        ):
+        if value.ndim != len(axes):
+            continue
+        for axis, size in zip(axes, value.shape, strict=True):
+            if axis in sizes:
+                if size != sizes[axis]:
+                    break
+            elif axis.isdigit() and size != int(axis):
+                break
+        else:
             return
     wanted = " or ".join(_describe(shape.split(), sizes) for shape in shapes)
     raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
@@ -55,10 +60,11 @@ def check_alike(name: str, value: Array, x_name: str, x: Array) -> None:
 def check_together(name: str, value: Array, x_name: str, x: Array) -> None:
     """``value`` is of the kind and on the device of ``x``."""
     check_array(name, value)
-    if is_tensor(value) != is_tensor(x):
+    tensors = is_tensor(x)
+    if is_tensor(value) != tensors:
         kinds = ("NumPy array", "torch tensor")
-        raise TypeError(f"{name} must be a {kinds[is_tensor(x)]} as {x_name} is, got a {kinds[is_tensor(value)]}")
-    if is_tensor(x) and value.device != x.device:
+        raise TypeError(f"{name} must be a {kinds[tensors]} as {x_name} is, got a {kinds[not tensors]}")
+    if tensors and value.device != x.device:
         raise ValueError(f"{name} must be on the device of {x_name}, {x.device}, got {value.device}")
 
 
@@ -66,7 +72,7 @@ def as_int(name: str, value: Any) -> Any:
     """``value`` as a Python int (a symbolic one under torch.compile stays what it is); bool is not one."""
     if isinstance(value, np.integer):
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, int) and not hasattr(value, "node"):
+    if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "node")):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     return value
 

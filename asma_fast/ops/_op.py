@@ -31,6 +31,9 @@ else:
     if _WHY_NOT["cpu"] is None:
         native().adopt_thread_pool()
 
+# Registered ops by name: looking them up in torch.ops costs microseconds a call.
+TORCH_OPS: dict[str, Any] = {}
+
 
 class Impl(str, Enum):
     """Who computes an op. ``AUTO`` picks by device and dtype; an explicit choice never falls back."""
@@ -65,7 +68,9 @@ class Op:
     reference
         Arguments (tensors) → the result, by torch, differentiable. It sees float32 where half precision came.
     autocast
-        The result has the dtype of the first argument; under autocast half-precision inputs are cast to float32.
+        Under autocast half-precision inputs are cast to float32.
+    keeps_dtype
+        The reference's result, computed in float32 or wider, is rounded to the first argument's dtype.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Op:
     native: Callable[..., None] | None = None
     reference: Callable[..., Any] | None = None
     autocast: bool = False
+    keeps_dtype: bool = False
 
     @property
     def first(self) -> str:
@@ -166,7 +172,7 @@ def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
             return op.run_cpu(*args)
         if any(isinstance(arg, np.ndarray) for arg in args):
             op.check(*args)  # says which; the dispatcher would not
-        return getattr(torch.ops.asma_fast, op.name)(*args)
+        return TORCH_OPS[op.name](*args)
     op.check(*args)
     if choice == "numba":
         return _run_numba(op, args)
@@ -184,7 +190,7 @@ def _run_reference(op: Op, args: tuple[Any, ...]) -> Any:
         else:
             with torch.profiler.record_function(f"asma_fast::{op.name} reference"):
                 result = op.reference(*args)
-        return result.to(dtype) if op.autocast else result
+        return result.to(dtype) if op.keeps_dtype else result
     with torch.no_grad():
         result = op.reference(*(to_tensor(a) if isinstance(a, np.ndarray) else a for a in args))
     return tuple(r.numpy() for r in result) if isinstance(result, tuple) else result.numpy()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from asma_fast.ops._op import Op
+from asma_fast.ops._op import TORCH_OPS, Op
 from asma_fast.view import View
 
 _library = torch.library.Library("asma_fast", "FRAGMENT")
@@ -23,28 +23,35 @@ def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> N
     _library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(op.name, op.run_cpu, "CPU")
     torch.library.register_fake(f"asma_fast::{op.name}", op.run_fake, lib=_library)
+    TORCH_OPS[op.name] = getattr(torch.ops.asma_fast, op.name).default
+    if autograd is None:
+        _library.impl(op.name, torch.library.fallthrough_kernel, "Autograd")
+    else:
+        _library.impl(op.name, _autograd_kernel(op.name, autograd), "Autograd")
+    if op.autocast:
+        torch.library.register_autocast(f"asma_fast::{op.name}", "cpu", torch.float32, lib=_library)
 
-    differentiable = getattr(autograd, "differentiable", ())
+
+def _autograd_kernel(name: str, autograd: type[torch.autograd.Function]) -> Any:
+    differentiable = autograd.differentiable  # type: ignore[attr-defined]
 
     def kernel(*args: Any) -> Any:
-        if autograd is not None and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             wanted = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor) and arg.requires_grad]
             for position in wanted:
                 if position not in differentiable:
-                    raise RuntimeError(f"asma_fast::{op.name} has no gradient for its argument {position}; detach it")
+                    raise RuntimeError(f"asma_fast::{name} has no gradient for its argument {position}; detach it")
             if wanted:
                 return autograd.apply(*args)
-        return below_autograd(op.name, *args)
+        return below_autograd(name, *args)
 
-    _library.impl(op.name, kernel, "Autograd")
-    if op.autocast:
-        torch.library.register_autocast(f"asma_fast::{op.name}", "cpu", torch.float32, lib=_library)
+    return kernel
 
 
 def below_autograd(name: str, *args: Any) -> Any:
     """The op itself, past its autograd rule."""
     with torch._C._AutoDispatchBelowAutograd():
-        return getattr(torch.ops.asma_fast, name)(*args)
+        return TORCH_OPS[name](*args)
 
 
 _FIELDS = ("frames", "joints", "nodes", "transform")
@@ -59,3 +66,4 @@ pytree.register_pytree_node(
         None,
     ),
 )
+torch.serialization.add_safe_globals([View])  # exported programs carry their example inputs

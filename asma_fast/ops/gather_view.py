@@ -43,15 +43,17 @@ def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
     >>> gather_view(x, view).ravel().tolist()
     [5.0, 1.0]
     """
-    if not isinstance(view, View):
-        raise TypeError(f"view must be a View, got {type(view).__name__}")
+    if view is None:
+        raise TypeError("view must be a View, got NoneType")
     return run(OP, impl, x, *view_arguments(x, view))
 
 
 def view_arguments(x: Array, view: View | None) -> tuple[Array | None, Array | None, Array | None]:
-    """``(frames, joints, transform)`` as ``x``'s kind of array; the transform detached, float64 where ``x`` is, else float32."""
+    """``(frames, joints, transform)`` as arrays of ``x``'s kind; the transform detached and float32 or wider."""
     if view is None or not is_array(x):
         return None, None, None
+    if not isinstance(view, View):
+        raise TypeError(f"view must be a View, got {type(view).__name__}")
     frames, joints, transform = (as_kind_of(a, x) for a in (view.frames, view.joints, view.transform))
     if transform is not None:
         wanted = "float64" if dtype_name(x) == "float64" else "float32"
@@ -66,6 +68,15 @@ def view_shape(x: Array, frames: Array | None, joints: Array | None) -> tuple[in
     """Shape of ``x (N, C, T, V, M)`` read through a view."""
     n, c, t, v, m = x.shape
     return n, c, t if frames is None else frames.shape[1], v if joints is None else joints.shape[1], m
+
+
+def check_view_indices(x: Any, frames: Any, joints: Any) -> None:
+    """The index ranges of a view of the tensor ``x``, where a reference reads it; not checked while compiling."""
+    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
+        if index is None or sys.modules["torch"].compiler.is_compiling() or index.numel() == 0:
+            continue
+        if int(index.min()) < 0 or int(index.max()) >= limit:
+            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
 
 
 def _check(x: Array, frames: Array | None, joints: Array | None, transform: Array | None) -> None:
@@ -85,11 +96,7 @@ def _native(x: Array, frames: Array | None, joints: Array | None, transform: Arr
 def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
     torch = sys.modules["torch"]
     n, c, t, v, m = view_shape(x, frames, joints)
-    for name, index, limit in (("view.frames", frames, x.shape[2]), ("view.joints", joints, x.shape[3])):
-        if index is None or torch.compiler.is_compiling() or index.numel() == 0:
-            continue
-        if int(index.min()) < 0 or int(index.max()) >= limit:
-            raise ValueError(f"{name} must lie in [0, {limit}), got {int(index.min())} to {int(index.max())}")
+    check_view_indices(x, frames, joints)
     if frames is not None:
         x = x.gather(2, frames.long()[:, None, :, None, None].expand(n, c, t, x.shape[3], m))
     if joints is not None:
@@ -142,6 +149,7 @@ OP = Op(
     native=_native,
     reference=_reference,
     autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="gather_view_backward",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last, is_array
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import OP as GATHER_VIEW
@@ -81,7 +81,11 @@ def graph_conv(
             raise TypeError(f"view must be a View, got {type(view).__name__}")
         if nodes is not None:
             raise ValueError("view and nodes exclude each other: a view names its own nodes")
+        if is_array(x) and x.ndim == 4:
+            raise ValueError(f"view reads a clip (N, C, T, V, M); x is a feature map of shape {tuple(x.shape)}")
         nodes = view.graph_nodes
+    elif nodes is not None and is_array(x) and x.ndim == 5:
+        raise ValueError(f"nodes belong to a feature map (B, C, T, V); x is a clip of shape {tuple(x.shape)}: use view")
     frames, joints, transform = view_arguments(x, view)
     return run(
         OP,
@@ -302,6 +306,7 @@ OP = Op(
     native=_native,
     reference=_reference,
     autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="graph_conv_backward",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, empty, is_tensor
+from asma_fast.ops._array import Array, as_dense, empty
 from asma_fast.ops._contract import as_int, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 
@@ -52,11 +52,7 @@ def _allocate(edges: Array, joints: int) -> Array:
 
 
 def _native(edges: Array, joints: int, degree: Array) -> None:
-    if is_tensor(edges):
-        dense = edges.to(sys.modules["torch"].int64).contiguous()
-    else:
-        dense = edges.astype("int64", order="C")
-    call_native("joint_degree", dense, degree)
+    call_native("joint_degree", as_dense(edges, "int64"), degree)
 
 
 def _reference(edges: Any, joints: int) -> Any:

@@ -26,6 +26,9 @@ class Draw(IntEnum):
     SHEAR = 8  # of off-diagonal i, row by row: 8 + i
 
 
+_DRAWS = Draw.SHEAR + 6
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Draws the augmented view of each clip; a pure function of (seed, sample id).
@@ -109,13 +112,13 @@ class Augmentation:
         nodes = np.arange(len(self.skeleton), dtype=np.int32)
         flipped = (draws(Draw.FLIP) < self.flip)[:, None]
         joints = np.where(flipped, self.skeleton.flip, nodes).astype(np.int32)
-        return joints, np.ascontiguousarray(np.broadcast_to(nodes, joints.shape))
+        return joints, np.tile(nodes, (len(joints), 1))
 
     def _transform(self, draws: _Draws) -> NDArray[np.float32] | None:
         config, dims = self.config, self.skeleton.dimensions
         if config.shear == 0 and config.rotation == "none":
             return None
-        matrix = np.tile(np.eye(dims), (len(draws.ids), 1, 1))
+        matrix = np.tile(np.eye(dims), (draws.count, 1, 1))
         rows, columns = np.nonzero(~np.eye(dims, dtype=bool))
         for place, (row, column) in enumerate(zip(rows, columns, strict=True)):
             matrix[:, row, column] = config.shear * (2 * draws(Draw.SHEAR + place) - 1)
@@ -137,15 +140,16 @@ class Augmentation:
         return np.radians(np.where(main, config.rotation_main, config.rotation_other) * share)
 
 
-@dataclass(frozen=True)
 class _Draws:
-    """Uniform numbers in [0, 1), one a clip, by draw."""
+    """Uniform numbers in [0, 1), one a clip, by draw; all of them drawn at once."""
 
-    seed: int
-    ids: NDArray[np.int64]
+    def __init__(self, seed: int, ids: NDArray[np.int64]) -> None:
+        self.count = len(ids)
+        self._table = uniform(seed, ids[:, None], np.arange(_DRAWS), Purpose.AUGMENTATION)
 
     def __call__(self, draw: int) -> NDArray[np.float64]:
-        return uniform(self.seed, self.ids, draw, Purpose.AUGMENTATION)
+        column: NDArray[np.float64] = self._table[:, draw]
+        return column
 
 
 def _turn(axis: int, angle: NDArray[np.float64], dims: int) -> NDArray[np.float64]:

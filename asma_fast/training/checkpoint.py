@@ -143,9 +143,9 @@ def restore_optimiser(path: Path, optimiser: torch.optim.Optimizer, tensors: Map
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for index, entries in state.items():
-        if index >= len(parameters) or any(
-            tensor.ndim and tensor.shape != parameters[index].shape for tensor in entries.values()
+    for place, entries in state.items():
+        if place >= len(parameters) or any(
+            tensor.ndim and tensor.shape != parameters[place].shape for tensor in entries.values()
         ):
             raise CheckpointError(f"{path}: holds the optimiser's state of another network")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
@@ -172,4 +172,4 @@ def _update(digest: Any, tensor: torch.Tensor) -> None:
     # Through bytes, since NumPy has no bfloat16; a flat copy is made only of tensors that do not lie C-ordered.
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if flat.numel():
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(flat.view(torch.uint8).numpy().data)

@@ -189,8 +189,13 @@ class PretrainConfig(RunConfig, OptimiserConfig, LossConfig, EncoderConfig, Mask
     )
 
     def __post_init__(self) -> None:
-        for part in PretrainConfig.__bases__:
-            part.__post_init__(self)
+        RunConfig.__post_init__(self)
+        OptimiserConfig.__post_init__(self)
+        LossConfig.__post_init__(self)
+        EncoderConfig.__post_init__(self)
+        MaskConfig.__post_init__(self)
+        AugmentConfig.__post_init__(self)
+        DataConfig.__post_init__(self)
         if not self.encoders or len(set(self.encoders)) != len(self.encoders):
             raise ValueError(f"encoders must be named, each once; got {','.join(self.encoders) or 'none'}")
         for encoder in self.encoders:
@@ -229,14 +234,39 @@ class DemoConfig:
     data: Path | None = option(None, "a prepared store; by default synthetic clips are generated")
     split: str | None = option(None, "protocol of the store; its only one where it has one")
     out: Path = option(Path("asma-demo"), "folder for checkpoints, records and report.html")
-    steps: int = option(300, "training steps of each encoder")
-    clips: int = option(480, "synthetic clips to generate")
+    steps: int = option(200, "training steps of each encoder")
+    clips_per_class: int = option(36, "synthetic clips of each action")
     seed: int = option(0, "everything random follows from this number")
     progress: bool = option(True, "show a progress bar")
 
     def __post_init__(self) -> None:
-        _within(self, 1, float("inf"), "steps")
+        _within(self, 1, float("inf"), "steps", "clips_per_class")
         _within(self, 0, 2**62, "seed")
+
+
+@dataclass(frozen=True)
+class InspectConfig(MaskConfig):
+    """Inspect."""
+
+    path: Path | None = option(None, "a raw file (with --dataset), or a prepared store", positional=True)
+    dataset: str | None = option(None, "data set of a raw file: ntu, nw-ucla, utd-mhad")
+    index: int = option(0, "place of the clip in a store")
+    preprocessing: Literal["default", "aimclr", "small"] = option("small", "recipe from recorded frames to the clip")
+    frames: int = option(0, "frames of the clip after resizing; 0 keeps the recipe's")
+    encoders: tuple[str, ...] = option(("hl", "lh"), "maskings to show, named as for pretrain")
+    seed: int = option(0, "of the masks")
+    out: Path = option(Path("asma-clip.png"), "picture to write, .png, or page, .html")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within(self, 0, float("inf"), "frames", "index")
+        _within(self, 0, 2**62, "seed")
+        if self.out.suffix.lower() not in (".png", ".html"):
+            raise ValueError(f"out must end in .png or .html, got {self.out}")
+        if not self.encoders:
+            raise ValueError("encoders must name one masking or more")
+        for encoder in self.encoders:
+            masking_of(encoder)
 
 
 _SMALL: dict[str, Any] = {
@@ -265,11 +295,11 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "small": _SMALL,
     "demo": {
         **_SMALL,
-        "channels": (8, 8, 8, 8, 16, 16, 16, 32, 32, 64),
+        "channels": (8, 8, 16, 16, 32, 32),
+        "strides": (2, 1, 2, 1, 2, 1),
         "projector": 256,
         "off_diagonal": 0.005,
-        "steps": 300,
-        "batch": 64,
+        "steps": 200,
         "lr": 2e-3,
     },
 }

@@ -74,7 +74,8 @@ def preprocessing_of(config: DataConfig, store: Store) -> Preprocessing:
     if store.preprocessing is not None:
         if config.frames not in (0, store.preprocessing.frames):
             raise ValueError(
-                f"{config.data}: was prepared with {store.preprocessing.frames} frames a clip, got frames={config.frames}"
+                f"{config.data}: was prepared with {store.preprocessing.frames} frames a clip, "
+                f"got frames={config.frames}"
             )
         return store.preprocessing
     recipe = Preprocessing.named(config.preprocessing)

@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 
 from asma_fast.config import build
 from asma_fast.nn import STGCN
+from asma_fast.philox import derive_seed
 from asma_fast.skeleton import Skeleton
 from asma_fast.training.checkpoint import CheckpointError, load_checkpoint, restore
 from asma_fast.training.configs import EncoderConfig
 from asma_fast.training.dataset import Clips
+
+
+def initial_seed(seed: int) -> int:
+    """Seed of the initial weights of a run: all its encoders, and the untrained one beside them, start alike."""
+    return derive_seed(seed, 0)
 
 
 def build_encoder(config: EncoderConfig, skeleton: Skeleton, coordinates: int, seed: int) -> STGCN:
@@ -85,7 +91,7 @@ def raw_features(clips: Clips) -> NDArray[np.float32]:
 @torch.no_grad()
 def calibrate(encoder: STGCN, clips: Clips, batch: int = 128) -> STGCN:
     """Sets an untrained encoder's batch-norm statistics to their means over the clips, by one pass in train mode."""
-    norms = [module for module in encoder.modules() if hasattr(module, "running_mean")]
+    norms: list[Any] = [module for module in encoder.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
     encoder.train()
     for number, start in enumerate(range(0, len(clips), batch), start=1):

@@ -96,17 +96,18 @@ class Masking:
             return clip.new_ones(len(self.skeleton))
         power = self.config.joint_exponent if self.joints == "high" else -self.config.joint_exponent
         if self.config.joint_weight == "degree":
-            return torch.as_tensor(self.skeleton.degree, dtype=torch.float32, device=clip.device) ** power
-        motion = ops.joint_motion(clip, view=view)
+            return torch.as_tensor(self.skeleton.degree, dtype=torch.float32, device=clip.device).pow(power)
+        motion: torch.Tensor = ops.joint_motion(clip, view=view)
         mean = motion.mean(1, keepdim=True)
         # A joint that rests would weigh nothing, or without end; a clip at rest has no high and low joints.
-        return torch.where(mean > 0, motion / mean, torch.ones_like(motion)).clamp(min=0.01) ** power
+        return torch.where(mean > 0, motion / mean, torch.ones_like(motion)).clamp(min=0.01).pow(power)
 
     def _scores(self, clip: torch.Tensor, view: View, length: int) -> torch.Tensor:
         if self.frames == "random":
             return clip.new_zeros(clip.shape[0], length, dtype=torch.float32)
         if self.config.score_on == "view":
-            return ops.frame_motion(clip, view=view, last=self.config.last)
+            scores: torch.Tensor = ops.frame_motion(clip, view=view, last=self.config.last)
+            return scores
         scores = ops.frame_motion(clip, last=self.config.last)
         return scores if view.frames is None else scores.gather(1, view.frames.long().expand(len(scores), -1))
 

@@ -31,14 +31,14 @@ from asma_fast.training.checkpoint import (
 )
 from asma_fast.training.configs import PretrainConfig, RunConfig
 from asma_fast.training.dataset import Clips, EpochBatches, load_clips, loader, open_store, preprocessing_of, split_of
-from asma_fast.training.features import build_encoder
+from asma_fast.training.features import build_encoder, initial_seed
 from asma_fast.training.masks import Masking
 
 STREAMS = ("anchor", "spatial", "temporal")
 # Options that may change between a run and its continuation.
 _FREE = {item for item in RunConfig.__dataclass_fields__ if item != "seed"} | {"encoders", "data"}
-# Parts of a run that get a seed of their own.
-_INITIAL, _BATCHES, _VIEWS = 0, 1, 2
+# Parts of a run that get a seed of their own, besides the initial weights.
+_PROJECTOR, _BATCHES, _VIEWS = 1, 2, 3
 
 
 class TrainingError(RuntimeError):
@@ -169,9 +169,9 @@ class _EncoderRun:
 
     def _new_model(self) -> ThreeStreams:
         config, clips = self.config, self.clips
-        encoder = build_encoder(config, clips.skeleton, clips.x.shape[1], derive_seed(config.seed, _INITIAL))
+        encoder = build_encoder(config, clips.skeleton, clips.x.shape[1], initial_seed(config.seed))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(config.seed, _INITIAL, 1))
+            torch.manual_seed(derive_seed(config.seed, _PROJECTOR))
             projector = Projector(encoder.out_channels, config.projector)
         masking = Masking.of(self.name, config, clips.skeleton)
         return ThreeStreams(encoder, projector, Augmentation(config, clips.skeleton, clips.sided), masking)
@@ -259,7 +259,8 @@ class _EncoderRun:
         """The projections of all ranks, with gradient: every rank computes the whole loss."""
         if self.fabric.world_size == 1:
             return z
-        return self.fabric.all_gather(z, sync_grads=True).flatten(0, 1)  # type: ignore[no-any-return]
+        gathered: Tensor = self.fabric.all_gather(z, sync_grads=True)
+        return gathered.flatten(0, 1)
 
     def _save(self) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.module.state_dict().items()}

@@ -24,6 +24,7 @@ from asma_fast.training.features import (
     calibrate,
     check_fits,
     extract_features,
+    initial_seed,
     load_encoder,
     raw_features,
 )
@@ -59,6 +60,15 @@ class ProbeResult:
     classes: tuple[str, ...]
     chosen: dict[str, Any]
     record: dict[str, Any]
+
+    def __str__(self) -> str:
+        clips = self.record["clips"]
+        lines = [f"accuracy {100 * self.accuracy:.2f} % of {clips['test']} test clips ({clips['train']} for training)"]
+        lines += [
+            f"  {name:<32} {'no test clips' if share != share else f'{100 * share:.1f} %'}"
+            for name, share in zip(self.classes, self.per_class, strict=True)
+        ]
+        return "\n".join(lines)
 
 
 def probe(config: ProbeConfig) -> ProbeResult:
@@ -193,7 +203,7 @@ def _features(config: ProbeConfig, loaded: Sequence[Any], clips: Clips, train: C
     # One untrained network: that of the run's first encoder, with its widths.
     path, _, record = loaded[0]
     shape = build(EncoderConfig, (str(path), {k: record["config"][k] for k in EncoderConfig.__dataclass_fields__}))
-    encoder = build_encoder(shape, clips.skeleton, clips.x.shape[1], derive_seed(record["config"]["seed"], 0))
+    encoder = build_encoder(shape, clips.skeleton, clips.x.shape[1], initial_seed(record["config"]["seed"]))
     return extract_features(calibrate(encoder, train, config.batch), clips, config.batch)
 
 
@@ -248,7 +258,7 @@ def _linear(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> 
         for rows in batches:
             loss = torch.nn.functional.cross_entropy(layer(x[rows]), y[rows])
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
     with torch.no_grad():
         return layer(torch.from_numpy(test)).argmax(1).numpy(), {}

@@ -34,5 +34,6 @@ void bind_joint_degree(py::module_& module);
 void bind_gather_view(py::module_& module);
 void bind_graph_conv(py::module_& module);
 void bind_temporal_conv(py::module_& module);
+void bind_motion(py::module_& module);
 
 }  // namespace asma::bindings

@@ -23,7 +23,8 @@ Rule choice(const char* what, const std::string& text, std::initializer_list<std
         if (text == name) return rule;
         names.append(names.empty() ? "" : ", ").append(name);
     }
-    throw py::value_error(std::string(what).append(" must be one of ").append(names).append("; got '").append(text) + "'");
+    throw py::value_error(std::string(what).append(" must be one of ").append(names).append("; got '").append(text) +
+                          "'");
 }
 
 LengthRule length_rule(const std::string& text) {
@@ -31,7 +32,8 @@ LengthRule length_rule(const std::string& text) {
 }
 
 ClipView view_of(const Frames& frames, int dims) {
-    if (frames.ndim() != 4) throw py::value_error("frames must have shape (M, T, V, C), got rank " + std::to_string(frames.ndim()));
+    if (frames.ndim() != 4)
+        throw py::value_error("frames must have shape (M, T, V, C), got rank " + std::to_string(frames.ndim()));
     if (reinterpret_cast<std::uintptr_t>(frames.data()) % alignof(float) != 0)
         throw py::value_error("frames must be aligned to its element size");
     if (dims < 1 || dims > 3 || dims > frames.shape(3))
@@ -70,10 +72,14 @@ Frames preprocess_clip(const Frames& frames, int dims, const std::string& length
     Preprocess recipe;
     recipe.length = length_rule(length);
     recipe.centre = choice<CentreRule>(
-        "centre", centre, {{"per-body", CentreRule::per_body}, {"first", CentreRule::first}, {"none", CentreRule::none}});
+        "centre", centre,
+        {{"per-body", CentreRule::per_body}, {"first", CentreRule::first}, {"none", CentreRule::none}});
     recipe.scale = choice<ScaleRule>("scale", scale, {{"none", ScaleRule::none}, {"torso", ScaleRule::torso}});
-    recipe.rotate = choice<RotateRule>("rotate", rotate, {{"frame", RotateRule::frame}, {"clip", RotateRule::clip},
-                                                          {"aimclr", RotateRule::aimclr}, {"none", RotateRule::none}});
+    recipe.rotate = choice<RotateRule>("rotate", rotate,
+                                       {{"frame", RotateRule::frame},
+                                        {"clip", RotateRule::clip},
+                                        {"aimclr", RotateRule::aimclr},
+                                        {"none", RotateRule::none}});
     const bool turns = recipe.rotate != RotateRule::none, scales = recipe.scale == ScaleRule::torso;
     recipe.centre_joints = checked(centre_joints, clip.joints, recipe.centre != CentreRule::none, "centre");
     recipe.left_shoulder = checked(left_shoulder, clip.joints, turns, "left shoulder");
@@ -82,7 +88,8 @@ Frames preprocess_clip(const Frames& frames, int dims, const std::string& length
     recipe.torso_bottom = checked(torso_bottom, clip.joints, scales, "torso bottom");
     recipe.up_axis = up_axis;
     if (turns && dims != 3) throw py::value_error("rotation needs 3 coordinates, got " + std::to_string(dims));
-    if (up_axis < 0 || up_axis > 2) throw py::value_error("the up axis must be 0, 1 or 2, got " + std::to_string(up_axis));
+    if (up_axis < 0 || up_axis > 2)
+        throw py::value_error("the up axis must be 0, 1 or 2, got " + std::to_string(up_axis));
     if (out_frames < 0) throw py::value_error("frames must be positive, got " + std::to_string(out_frames));
 
     std::vector<std::int64_t> valid;

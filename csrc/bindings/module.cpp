@@ -73,4 +73,5 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     bind_gather_view(module);
     bind_graph_conv(module);
     bind_temporal_conv(module);
+    bind_motion(module);
 }

@@ -19,6 +19,7 @@ using cpu::TemporalConvSizes;
 constexpr std::int64_t block_rows = 512;            // joints × frames of a work item: sources stay in the L2 cache
 constexpr std::int64_t piece_products = 1 << 17;    // multiply-adds worth a thread's while
 constexpr std::int64_t weight_grad_items = 32;      // pieces of a weight gradient, as far as the batch gives them
+constexpr std::int64_t bias_part_rows = 512;        // rows that one float sum of a bias gradient takes
 
 void check(bool right, const char* message) {
     if (!right) throw py::value_error(message);
@@ -53,6 +54,13 @@ TemporalConvSizes exchanged(TemporalConvSizes sizes) {
     return sizes;
 }
 
+// Frames of a block, all blocks about alike.
+std::int64_t block_frames(const TemporalConvSizes& sizes) {
+    const std::int64_t at_most = std::max<std::int64_t>(1, block_rows / std::max<std::int64_t>(1, sizes.joints));
+    const std::int64_t blocks = std::max<std::int64_t>(1, (sizes.frames + at_most - 1) / at_most);
+    return std::max<std::int64_t>(1, (sizes.frames + blocks - 1) / blocks);
+}
+
 // out = bias + the convolution of x with weight; column_axis is the axis of weight that out has.
 template <class Real>
 void convolve(const Real* x, const Array& weight, int column_axis, const Real* bias, Real* out,
@@ -80,9 +88,7 @@ void convolve(const Real* x, const Array& weight, int column_axis, const Real* b
     p.sizes = sizes;
     p.map = map;
     p.packed_group = packed_group;
-    const std::int64_t at_most = std::max<std::int64_t>(1, block_rows / sizes.joints);
-    const std::int64_t blocks = (sizes.frames + at_most - 1) / at_most;
-    p.block_frames = (sizes.frames + blocks - 1) / blocks;
+    p.block_frames = block_frames(sizes);
     const std::int64_t item_products = p.block_frames * sizes.joints * std::max<std::int64_t>(1, slab_weights);
     const std::int64_t items =
         sizes.rows * ((sizes.frames + p.block_frames - 1) / p.block_frames) * sizes.groups * slabs;
@@ -92,7 +98,7 @@ void convolve(const Real* x, const Array& weight, int column_axis, const Real* b
 
 // x (B, C_in, T, V), out (B, C_out, T', V): channels last, dense; weight (C_out, C_in/groups, k) and bias by strides.
 void temporal_conv(const Array& x, const Array& weight, const std::optional<Array>& bias, std::int64_t stride,
-                   std::int64_t left, std::int64_t, std::int64_t dilation, std::int64_t groups, const Array& out) {
+                   std::int64_t left, std::int64_t dilation, std::int64_t groups, const Array& out) {
     const TemporalConvSizes sizes = sizes_of(x, weight, out, stride, dilation, groups);
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
@@ -119,6 +125,7 @@ void weight_gradient(const Real* x, const Real* g, Real* weight_grad, const Temp
     p.x = x, p.g = g, p.partial = partial.data();
     p.sizes = sizes;
     p.map = map;
+    p.block_frames = block_frames(sizes);
     const std::int64_t item_products = sizes.rows / p.parts * sizes.frames * sizes.joints * sizes.taps *
                                        sizes.channels * std::min(cpu::slab_columns, sizes.columns);
     parallel_for(p.parts * pieces, piece_products / std::max<std::int64_t>(1, item_products),
@@ -129,36 +136,50 @@ void weight_gradient(const Real* x, const Real* g, Real* weight_grad, const Temp
                  [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv_merge(merge, begin, end); });
 }
 
+// Parts of the batch side by side, then the parts in order; one part's stretches are summed in the kernel.
+template <class Real> void bias_gradient(const Real* g, Real* bias_grad, const TemporalConvSizes& sizes) {
+    cpu::TemporalConvBiasParams<Real> p{};
+    p.g = g;
+    p.rows = sizes.rows * sizes.frames * sizes.joints;
+    p.columns = sizes.groups * sizes.columns;
+    p.parts = (p.rows + bias_part_rows - 1) / bias_part_rows;
+    Scratch<double> partial(p.parts * p.columns);
+    p.partial = partial.data();
+    parallel_for(p.parts, 1, [&](std::int64_t begin, std::int64_t end) {
+        cpu::kernels<Real>().temporal_conv_backward_bias(p, begin, end);
+    });
+    for (std::int64_t n = 0; n < p.columns; ++n) {
+        double sum = 0;
+        for (std::int64_t part = 0; part < p.parts; ++part) sum += partial.data()[part * p.columns + n];
+        bias_grad[n] = static_cast<Real>(sum);
+    }
+}
+
 // g (B, C_out, T', V), x and x_grad (B, C_in, T, V): channels last, dense; weight by strides; weight_grad and bias_grad
-// dense. A gradient that is not wanted is not touched.
+// dense. A gradient that is not wanted is None.
 void temporal_conv_backward(const Array& g, const Array& x, const Array& weight, std::int64_t stride, std::int64_t left,
-                            std::int64_t, std::int64_t dilation, std::int64_t groups, bool needs_x, bool needs_weight,
-                            bool needs_bias, const Array& x_grad, const Array& weight_grad, const Array& bias_grad) {
+                            std::int64_t dilation, std::int64_t groups, const std::optional<Array>& x_grad,
+                            const std::optional<Array>& weight_grad, const std::optional<Array>& bias_grad) {
     const TemporalConvSizes sizes = sizes_of(x, weight, g, stride, dilation, groups);
     with_real(g, "g", [&](auto zero) {
         using Real = decltype(zero);
         const Real* g_data = g.data<const Real>("g");
-        if (needs_x) {
-            check_map(x_grad, "x_grad");
-            check(x_grad.sizes == x.sizes, "x_grad must have the shape of x");
-            convolve<Real>(g_data, weight, 1, nullptr, x_grad.data<Real>("x_grad"), exchanged(sizes),
+        if (x_grad) {
+            check_map(*x_grad, "x_grad");
+            check(x_grad->sizes == x.sizes, "x_grad must have the shape of x");
+            convolve<Real>(g_data, weight, 1, nullptr, x_grad->data<Real>("x_grad"), exchanged(sizes),
                            {1, -dilation, left, stride});
         }
-        if (needs_weight) {
-            check(weight_grad.sizes == weight.sizes && weight_grad.dense({0, 1, 2}),
+        if (weight_grad) {
+            check(weight_grad->sizes == weight.sizes && weight_grad->dense({0, 1, 2}),
                   "weight_grad must be dense and have the shape of weight");
-            weight_gradient<Real>(x.data<const Real>("x"), g_data, weight_grad.data<Real>("weight_grad"), sizes,
+            weight_gradient<Real>(x.data<const Real>("x"), g_data, weight_grad->data<Real>("weight_grad"), sizes,
                                   {stride, dilation, -left, 1});
         }
-        if (needs_bias) {
-            check(bias_grad.rank == 1 && bias_grad.size(0) == g.size(1) && bias_grad.dense({0}),
+        if (bias_grad) {
+            check(bias_grad->rank == 1 && bias_grad->size(0) == g.size(1) && bias_grad->dense({0}),
                   "bias_grad must be dense and have shape (C_out,)");
-            const cpu::TemporalConvBiasParams<Real> p{g_data, bias_grad.data<Real>("bias_grad"),
-                                                      sizes.rows * sizes.frames * sizes.joints, g.size(1)};
-            parallel_for(cpu::slabs(p.columns), piece_products / std::max<std::int64_t>(1, p.rows * cpu::slab_columns),
-                         [&](std::int64_t begin, std::int64_t end) {
-                             cpu::kernels<Real>().temporal_conv_backward_bias(p, begin, end);
-                         });
+            bias_gradient<Real>(g_data, bias_grad->data<Real>("bias_grad"), sizes);
         }
     });
 }
@@ -167,11 +188,9 @@ void temporal_conv_backward(const Array& g, const Array& x, const Array& weight,
 
 void bind_temporal_conv(py::module_& module) {
     module.def("temporal_conv", &temporal_conv, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
-               py::arg("left"), py::arg("right"), py::arg("dilation"), py::arg("groups"), py::arg("out"),
-               release_gil());
+               py::arg("left"), py::arg("dilation"), py::arg("groups"), py::arg("out"), release_gil());
     module.def("temporal_conv_backward", &temporal_conv_backward, py::arg("g"), py::arg("x"), py::arg("weight"),
-               py::arg("stride"), py::arg("left"), py::arg("right"), py::arg("dilation"), py::arg("groups"),
-               py::arg("needs_x"), py::arg("needs_weight"), py::arg("needs_bias"), py::arg("x_grad"),
+               py::arg("stride"), py::arg("left"), py::arg("dilation"), py::arg("groups"), py::arg("x_grad"),
                py::arg("weight_grad"), py::arg("bias_grad"), release_gil());
 }
 

@@ -7,8 +7,8 @@
 namespace asma {
 namespace {
 
-constexpr int body_fields = 10;   // id, clipped edges, two hands with confidences, restricted, lean x y, tracking state
-constexpr int other_fields = 9;   // of a joint, behind x y z: depth x y, colour x y, orientation w x y z, tracking state
+constexpr int body_fields = 10;  // id, clipped edges, two hands with confidences, restricted, lean x y, tracking state
+constexpr int other_fields = 9;  // of a joint, behind x y z: depth x y, colour x y, orientation w x y z, tracking state
 
 void read_joint(TextCursor& text, float* joint) {
     text.next_line("a joint's 12 numbers");

@@ -61,7 +61,8 @@ double torso_length(const ClipView& clip, const std::vector<std::int64_t>& valid
         const Point top = mean_of(clip, body, frame, recipe.torso_top);
         const Point bottom = mean_of(clip, body, frame, recipe.torso_bottom);
         const double length = std::hypot(top[0] - bottom[0], top[1] - bottom[1], top[2] - bottom[2]);
-        if (!std::isfinite(length)) throw std::domain_error("torso length must be finite: the clip holds a NaN or infinity");
+        if (!std::isfinite(length))
+            throw std::domain_error("torso length must be finite: the clip holds a NaN or infinity");
         lengths.push_back(length);
     }
     if (lengths.empty()) throw std::domain_error("torso length needs a frame with a body");
@@ -79,7 +80,8 @@ struct Source {
     bool is_present;
 };
 
-Source source(const ClipView& clip, const Preprocess& recipe, const Point& first, std::int64_t body, std::int64_t frame) {
+Source source(const ClipView& clip, const Preprocess& recipe, const Point& first, std::int64_t body,
+              std::int64_t frame) {
     Source read{body_frame(clip, body, frame), {}, present(clip, body, frame)};
     if (recipe.centre == CentreRule::per_body)
         read.origin = mean_of(clip, body, frame, recipe.centre_joints);
@@ -102,7 +104,8 @@ void centre_scale_resize(const ClipView& clip, const Preprocess& recipe, const s
     for (std::int64_t body = 0; body < clip.bodies; ++body) {
         for (std::int64_t t = 0; t < out_frames; ++t) {
             const double step = static_cast<double>(length) / static_cast<double>(out_frames);
-            const double at = std::clamp((static_cast<double>(t) + 0.5) * step - 0.5, 0.0, static_cast<double>(length - 1));
+            const double at =
+                std::clamp((static_cast<double>(t) + 0.5) * step - 0.5, 0.0, static_cast<double>(length - 1));
             const auto before = static_cast<std::int64_t>(at);
             const std::int64_t after = std::min(before + 1, length - 1);
             const double weight = at - static_cast<double>(before);
@@ -166,8 +169,8 @@ void angle_of_clip(const Resized& clip, const Preprocess& recipe, std::int64_t b
         sum_b += b;
     }
     const double norm = std::hypot(sum_a, sum_b);
-    const std::array<double, 2> one = norm > 0 ? std::array<double, 2>{sum_a / norm, -sum_b / norm}
-                                               : std::array<double, 2>{1, 0};
+    const std::array<double, 2> one =
+        norm > 0 ? std::array<double, 2>{sum_a / norm, -sum_b / norm} : std::array<double, 2>{1, 0};
     std::fill(angles.begin(), angles.end(), one);
 }
 

@@ -24,8 +24,8 @@ struct TextFormatError : std::runtime_error {
     std::string expected, found;
 };
 
-// Reads text line by line, a line token by token. Lines end in \n or \r\n, tokens are separated by blanks and tabs, and a
-// UTF-8 byte-order mark at the start is passed over. Numbers are read independently of the locale.
+// Reads text line by line, a line token by token. Lines end in \n or \r\n, tokens are separated by blanks and tabs, and
+// a UTF-8 byte-order mark at the start is passed over. Numbers are read independently of the locale.
 class TextCursor {
 public:
     explicit TextCursor(std::string_view text) : rest_(text) {

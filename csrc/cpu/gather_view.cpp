@@ -5,9 +5,33 @@
 #include "cpu/transform_joint.hpp"
 
 namespace asma::cpu::ASMA_ISA {
+namespace {
+
+// One output frame: out[v, e] = Σ_c transform[e, c] · in[joint v, c] over the first d channels; the others pass through.
+// `fixed_dims` and `fixed_channels` are the sizes where they are known at compile time, else −1.
+template <int fixed_dims, int fixed_channels>
+inline void gather_frame(const GatherViewParams<real>& p, const real* frame, const std::int32_t* joints,
+                         const real* transform, real* out) {
+    const std::int64_t dims = fixed_dims < 0 ? p.view.dims : fixed_dims;
+    const std::int64_t channels = fixed_channels < 0 ? p.channels : fixed_channels;
+    const std::int64_t stride = p.x_channel;
+    for (std::int64_t v = 0; v < p.joints; ++v, out += channels) {
+        const real* in = frame + (joints ? joints[v] : v) * p.x_joint;
+        for (std::int64_t e = 0; e < dims; ++e) {
+            real sum = 0;
+            for (std::int64_t c = 0; c < dims; ++c) sum += transform[e * dims + c] * in[c * stride];
+            out[e] = sum;
+        }
+        for (std::int64_t c = dims; c < channels; ++c) out[c] = in[c * stride];
+    }
+}
+
+}  // namespace
 
 void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64_t end) {
     const ViewMaps<real>& view = p.view;
+    // A frame of x that lies as the output does is copied at once.
+    const bool whole_frames = view.dims == 0 && p.x_channel == 1 && p.x_joint == p.channels;
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t t = item % p.frames, row = item / p.frames, m = row % p.bodies, n = row / p.bodies;
         const std::int64_t frame = view.frames ? view.frames[n * view.frames_stride + t] : t;
@@ -15,9 +39,14 @@ void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64
         const real* transform = view.transform + n * view.transform_stride;
         const real* source = p.x + n * p.x_clip + m * p.x_body + frame * p.x_frame;
         real* out = p.out + item * p.joints * p.channels;
-        for (std::int64_t v = 0; v < p.joints; ++v)
-            transform_joint(source + (joints ? joints[v] : v) * p.x_joint, p.x_channel, out + v * p.channels, transform,
-                            view.dims, p.channels);
+        if (whole_frames && !joints)
+            __builtin_memcpy(out, source, static_cast<std::size_t>(p.joints * p.channels) * sizeof(real));
+        else if (p.channels == 3 && view.dims == 3)
+            gather_frame<3, 3>(p, source, joints, transform, out);
+        else if (p.channels == 3 && view.dims == 0)
+            gather_frame<0, 3>(p, source, joints, transform, out);
+        else
+            gather_frame<-1, -1>(p, source, joints, transform, out);
     }
 }
 

@@ -2,7 +2,7 @@
 // gradients of both.
 //
 //   multiply_rows           out[r, n]  = bias[n] or out[r, n] or 0, + Σ_tap Σ_c source_tap[r, c] · weights_tap[c, n]
-//   accumulate_outer        sums[c, n] += Σ_r source[r, c] · gradient[r, n]
+//   accumulate_outer        sums[c, n] += Σ_stretch Σ_r source[r, c] · gradient[r, n]
 //   pack_weights            lays weights out as multiply_rows reads them
 //
 // A row is a joint of a frame: `channels` contiguous numbers (channels last), rows a fixed stride apart. Taps are a fixed
@@ -19,7 +19,9 @@
 // each row and multiplies. 14 × 2 of the 32 registers of AVX-512 and NEON (28 multiply-adds for 16 loads), 6 × 2 of the
 // 16 of AVX2 and SSE. Rows are shared out evenly over the tiles (25 joints are 13 + 12, not 14 + 11), each size being a
 // template instance, so there is no remainder loop. The sums of an element are taken over taps, then channels, in
-// ascending order, whatever the tile: results do not depend on how the caller cuts rows.
+// ascending order, whatever the tile: results do not depend on how the caller cuts rows. After chain_terms terms
+// they are added to out, and start from zero: the rounding error of 9 taps of 256 channels would otherwise grow with
+// their 2,304 terms. accumulate_outer does the same after chain_rows rows.
 #pragma once
 
 #include "cpu/packing.hpp"
@@ -30,6 +32,7 @@ namespace asma::cpu::ASMA_ISA {
 // ---- geometry ----
 
 inline constexpr std::int64_t panel_columns = 2 * lanes;
+inline constexpr std::int64_t chain_terms = 64, chain_rows = 32, outer_block = 128;
 static_assert(slab_columns % panel_columns == 0 && packed_columns(1) >= lanes);
 
 template <int Vectors>
@@ -103,44 +106,69 @@ static inline void copy_columns(const real* from, std::int64_t from_row, real* t
 }
 
 template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(const RowProduct& p, const Panel& panel) {
-    Vec sums[Rows][Vectors];
+    Vec start[Vectors];
 #pragma GCC unroll 16
-    for (int v = 0; v < Vectors; ++v) {
-        const Vec start = panel.bias ? load(panel.bias + v * lanes) : Vec{};
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) sums[r][v] = start;
-    }
-    const std::int64_t row = p.source_row, channels = p.channels;
-    const real* source = panel.source;
+    for (int v = 0; v < Vectors; ++v) start[v] = panel.bias ? load(panel.bias + v * lanes) : Vec{};
+    const std::int64_t skipped_taps = (p.tap_step - 1) * p.channels * Vectors * lanes;
+    std::int64_t row = p.source_row * static_cast<std::int64_t>(sizeof(real)), three_rows = 3 * row;  // bytes
+    asm("" : "+r"(row), "+r"(three_rows));
     const real* weights = panel.weights;
-    const std::int64_t weights_step = (p.tap_step - 1) * channels * Vectors * lanes;
-    for (std::int64_t tap = 0; tap < p.taps; ++tap) {
-        for (std::int64_t c = 0; c < channels; ++c) {
-            Vec weight[Vectors];
+    bool add = panel.accumulate;
+    std::int64_t tap = 0, begin = 0;
+    do {
+        Vec sums[Rows][Vectors];
 #pragma GCC unroll 16
-            for (int v = 0; v < Vectors; ++v) weight[v] = load(weights + v * lanes);
+        for (int v = 0; v < Vectors; ++v) {
 #pragma GCC unroll 16
-            for (int r = 0; r < Rows; ++r) {
-                const Vec number = broadcast(source[r * row + c]);
-#pragma GCC unroll 16
-                for (int v = 0; v < Vectors; ++v) sums[r][v] += number * weight[v];
-            }
-            weights += Vectors * lanes;
+            for (int r = 0; r < Rows; ++r) sums[r][v] = start[v];
+            start[v] = Vec{};
         }
-        source += p.source_tap;
-        weights += weights_step;
-    }
-    real* out = panel.out;
-    if (panel.accumulate) {
+        for (std::int64_t chain = 0; tap < p.taps && chain < chain_terms;) {
+            const std::int64_t left = p.channels - begin, channels = left < chain_terms ? left : chain_terms;
+            chain += channels;
+            // One pointer for four rows: with one for each, the compiler runs out of registers, and keeps pointers in
+            // the vector registers. It must not know that they are related.
+            const char* four_rows[(Rows + 3) / 4];
+            four_rows[0] = reinterpret_cast<const char*>(panel.source + tap * p.source_tap + begin);
+#pragma GCC unroll 16
+            for (int r = 4; r < Rows; r += 4) four_rows[r / 4] = four_rows[r / 4 - 1] + 4 * row;
+            for (const real* end = weights + channels * Vectors * lanes; weights != end; weights += Vectors * lanes) {
+                Vec weight[Vectors];
+#pragma GCC unroll 16
+                for (int v = 0; v < Vectors; ++v) weight[v] = load(weights + v * lanes);
+#pragma GCC unroll 16
+                for (int r = 0; r < Rows; ++r) {
+                    const std::int64_t offset = r % 4 == 3 ? three_rows : r % 4 * row;
+                    const Vec number = broadcast(*reinterpret_cast<const real*>(four_rows[r / 4] + offset));
+#pragma GCC unroll 16
+                    for (int v = 0; v < Vectors; ++v) sums[r][v] += number * weight[v];
+                }
+#pragma GCC unroll 16
+                for (int r = 0; r < Rows; r += 4) {
+                    four_rows[r / 4] += sizeof(real);
+                    asm("" : "+r"(four_rows[r / 4]));
+                }
+            }
+            begin += channels;
+            if (begin == p.channels) {
+                ++tap;
+                begin = 0;
+                weights += skipped_taps;
+            }
+        }
+        real* out = panel.out;
+        if (add) {
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+                for (int v = 0; v < Vectors; ++v) sums[r][v] += load(out + r * panel.out_row + v * lanes);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
-            for (int v = 0; v < Vectors; ++v) sums[r][v] += load(out + r * panel.out_row + v * lanes);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 16
-        for (int v = 0; v < Vectors; ++v) store(out + r * panel.out_row + v * lanes, sums[r][v]);
+            for (int v = 0; v < Vectors; ++v) store(out + r * panel.out_row + v * lanes, sums[r][v]);
+        add = true;
+    } while (tap < p.taps);
 }
 
 template <int Vectors, int Rows = tile_rows<Vectors>>
@@ -195,42 +223,56 @@ static inline void multiply_rows(const RowProduct& p, std::int64_t begin, std::i
 // ---- sums of outer products ----
 
 struct OuterProduct {
-    const real* source;    // (rows, channels)
-    const real* gradient;  // (rows, columns)
+    const real* source;    // (stretches, rows, channels)
+    const real* gradient;  // (stretches · rows, columns)
     real* sums;            // (channels, columns)
     std::int64_t source_row, gradient_row, sums_row;  // strides
     std::int64_t rows, channels;
+    // The rows of the source come in stretches this far apart (every stride-th frame); those of the gradient go on.
+    std::int64_t stretches = 1, source_stretch = 0;
 };
 
 // The tile reads whole vectors of a gradient row and adds whole vectors to sums.
 template <int Channels, int Vectors> [[gnu::noinline]] static void outer_tile(const OuterProduct& p) {
-    Vec sums[Channels][Vectors];
-#pragma GCC unroll 16
-    for (int c = 0; c < Channels; ++c)
-#pragma GCC unroll 16
-        for (int v = 0; v < Vectors; ++v) sums[c][v] = Vec{};
-    const real* source = p.source;
     const real* gradient = p.gradient;
-    for (std::int64_t r = 0; r < p.rows; ++r) {
-        Vec row[Vectors];
+    std::int64_t stretch = 0, begin = 0;
+    while (stretch < p.stretches) {
+        Vec sums[Channels][Vectors];
 #pragma GCC unroll 16
-        for (int v = 0; v < Vectors; ++v) row[v] = load(gradient + v * lanes);
+        for (int c = 0; c < Channels; ++c)
 #pragma GCC unroll 16
-        for (int c = 0; c < Channels; ++c) {
-            const Vec number = broadcast(source[c]);
+            for (int v = 0; v < Vectors; ++v) sums[c][v] = Vec{};
+        for (std::int64_t chain = 0; stretch < p.stretches && chain < chain_rows;) {
+            const std::int64_t left = p.rows - begin, rows = left < chain_rows ? left : chain_rows;
+            chain += rows;
+            const real* source = p.source + stretch * p.source_stretch + begin * p.source_row;
+            for (std::int64_t r = 0; r < rows; ++r) {
+                Vec row[Vectors];
 #pragma GCC unroll 16
-            for (int v = 0; v < Vectors; ++v) sums[c][v] += number * row[v];
+                for (int v = 0; v < Vectors; ++v) row[v] = load(gradient + v * lanes);
+#pragma GCC unroll 16
+                for (int c = 0; c < Channels; ++c) {
+                    const Vec number = broadcast(source[c]);
+#pragma GCC unroll 16
+                    for (int v = 0; v < Vectors; ++v) sums[c][v] += number * row[v];
+                }
+                source += p.source_row;
+                gradient += p.gradient_row;
+            }
+            begin += rows;
+            if (begin == p.rows) {
+                ++stretch;
+                begin = 0;
+            }
         }
-        source += p.source_row;
-        gradient += p.gradient_row;
+#pragma GCC unroll 16
+        for (int c = 0; c < Channels; ++c)
+#pragma GCC unroll 16
+            for (int v = 0; v < Vectors; ++v) {
+                real* to = p.sums + c * p.sums_row + v * lanes;
+                store(to, load(to) + sums[c][v]);
+            }
     }
-#pragma GCC unroll 16
-    for (int c = 0; c < Channels; ++c)
-#pragma GCC unroll 16
-        for (int v = 0; v < Vectors; ++v) {
-            real* to = p.sums + c * p.sums_row + v * lanes;
-            store(to, load(to) + sums[c][v]);
-        }
 }
 
 template <int Vectors, int Channels = tile_rows<Vectors>>
@@ -240,7 +282,8 @@ static inline void outer_tile_of(int channels, const OuterProduct& p) {
     outer_tile<Channels, Vectors>(p);
 }
 
-template <int Vectors> static void outer_panel(OuterProduct p) {
+// All channels of a block of rows, whose gradients stay in the first cache meanwhile.
+template <int Vectors> static void outer_channels(OuterProduct p) {
     const std::int64_t channels = p.channels;
     std::int64_t tiles = (channels + tile_rows<Vectors> - 1) / tile_rows<Vectors>;
     for (std::int64_t done = 0; done < channels; --tiles) {
@@ -252,36 +295,63 @@ template <int Vectors> static void outer_panel(OuterProduct p) {
     }
 }
 
-// A panel with columns to spare: sums through a padded copy, a bounded number of channels at a time, and the last rows
-// of the gradient, where a whole vector would reach past the end, through another. Elsewhere a vector reaches into the
-// next row, into columns that are dropped.
+// Cuts rows into blocks of outer_block to twice as many: several stretches, or a part of one.
+template <int Vectors> static void outer_panel(const OuterProduct& whole) {
+    if (whole.rows == 0) return;
+    OuterProduct p = whole;
+    const std::int64_t together = (outer_block + whole.rows - 1) / whole.rows;
+    const std::int64_t parts = whole.rows < 2 * outer_block ? 1 : whole.rows / outer_block;
+    for (std::int64_t stretch = 0; stretch < whole.stretches; stretch += together) {
+        const std::int64_t left = whole.stretches - stretch;
+        p.stretches = left < together ? left : together;
+        for (std::int64_t part = 0; part < parts; ++part) {
+            const std::int64_t begin = part * whole.rows / parts;
+            p.rows = (part + 1) * whole.rows / parts - begin;
+            p.source = whole.source + stretch * whole.source_stretch + begin * whole.source_row;
+            outer_channels<Vectors>(p);
+            p.gradient += p.stretches * p.rows * p.gradient_row;
+        }
+    }
+}
+
+// A panel with columns to spare: sums through a padded copy, a bounded number of channels at a time. A vector of the
+// gradient reaches into the next row, whose columns are dropped; the last rows, where it would reach past the end, are
+// read from another padded copy.
 template <int Vectors> static void outer_partial_panel(const OuterProduct& whole, std::int64_t columns) {
     constexpr std::int64_t width = Vectors * lanes, group = tile_rows<Vectors>;
     const std::int64_t reach = (width - columns + whole.gradient_row - 1) / whole.gradient_row;
-    const std::int64_t unsafe = reach < whole.rows ? reach : whole.rows, safe = whole.rows - unsafe;
-    real last_rows[width * width] = {};
-    copy_columns(whole.gradient + safe * whole.gradient_row, whole.gradient_row, last_rows, width, unsafe, columns);
+    const std::int64_t bound = whole.rows * whole.stretches - reach;  // rows before it may be read where they lie
+    const std::int64_t head = bound > 0 ? bound / whole.rows : 0;     // stretches that are before it altogether
     for (std::int64_t done = 0; done < whole.channels; done += group) {
-        const std::int64_t channels = whole.channels - done < group ? whole.channels - done : group;
-        real edge[group * width] = {};
+        real edge[group * width] = {}, last_rows[width * width] = {};
         OuterProduct p = whole;
-        p.source += done;
-        p.channels = channels;
-        p.rows = safe;
+        p.channels = whole.channels - done < group ? whole.channels - done : group;
         p.sums = edge, p.sums_row = width;
+        p.source += done;
+        p.stretches = head;
         outer_panel<Vectors>(p);
-        p.source += safe * p.source_row;
-        p.gradient = last_rows, p.gradient_row = width;
-        p.rows = unsafe;
-        outer_panel<Vectors>(p);
+        for (std::int64_t stretch = head; stretch < whole.stretches; ++stretch) {
+            const std::int64_t start = stretch * whole.rows, room = bound - start;
+            const std::int64_t safe = room > 0 ? (room < whole.rows ? room : whole.rows) : 0;
+            p.stretches = 1;
+            p.rows = safe;
+            p.source = whole.source + done + stretch * whole.source_stretch;
+            p.gradient = whole.gradient + start * whole.gradient_row, p.gradient_row = whole.gradient_row;
+            outer_panel<Vectors>(p);
+            copy_columns(p.gradient + safe * whole.gradient_row, whole.gradient_row, last_rows, width,
+                         whole.rows - safe, columns);
+            p.rows = whole.rows - safe;
+            p.source += safe * whole.source_row;
+            p.gradient = last_rows, p.gradient_row = width;
+            outer_panel<Vectors>(p);
+        }
         real* sums = whole.sums + done * whole.sums_row;
-        for (std::int64_t c = 0; c < channels; ++c)
+        for (std::int64_t c = 0; c < p.channels; ++c)
             for (std::int64_t n = 0; n < columns; ++n) sums[c * whole.sums_row + n] += edge[c * width + n];
     }
 }
 
-// The columns [begin, end) of the sums; gradient_row is positive. Each call's rows are summed by themselves and then
-// added, so many short calls lose less to rounding than one long one.
+// The columns [begin, end) of the sums; rows and gradient_row are positive.
 static inline void accumulate_outer(const OuterProduct& whole, std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; n += panel_columns) {
         const std::int64_t columns = end - n < panel_columns ? end - n : panel_columns;

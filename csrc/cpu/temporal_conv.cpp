@@ -17,9 +17,13 @@ inline FrameTaps frame_taps(const FrameMap& map, const TemporalConvSizes& sizes,
     FrameTaps found{0, 1, 0, 0};
     for (std::int64_t tap = 0; tap < sizes.taps; ++tap) {
         const std::int64_t position = t * map.rise + tap * map.step + map.offset;
-        if (position < 0 || position % map.fall != 0 || position / map.fall >= sizes.source_frames) continue;
+        if (position < 0) continue;
+        // Divisions cost as much as a row of 16 channels: a convolution (fall = 1) does without.
+        if (map.fall != 1 && position % map.fall != 0) continue;
+        const std::int64_t frame = map.fall != 1 ? position / map.fall : position;
+        if (frame >= sizes.source_frames) continue;
         if (found.count == 0)
-            found.first = tap, found.source_frame = position / map.fall;
+            found.first = tap, found.source_frame = frame;
         else if (found.count == 1)
             found.step = tap - found.first;
         ++found.count;
@@ -107,22 +111,26 @@ void temporal_conv_backward_weight(const TemporalConvWeightParams<real>& p, std:
         for (std::int64_t row = part * sizes.rows / p.parts; row < (part + 1) * sizes.rows / p.parts; ++row) {
             const real* x = p.x + row * sizes.source_frames * x_frame + group * sizes.channels;
             const real* g = p.g + row * sizes.frames * g_frame + group * sizes.columns;
-            for (std::int64_t tap = 0; tap < sizes.taps; ++tap) {
-                product.sums = sums + tap * sizes.channels * sizes.columns;
-                const std::int64_t shift = tap * p.map.step + p.map.offset, stride = p.map.rise;
-                // Output frames whose source frame t·stride + shift lies inside.
-                const std::int64_t first = shift >= 0 ? 0 : (-shift + stride - 1) / stride;
-                const std::int64_t room = sizes.source_frames - 1 - shift;
-                const std::int64_t last = room < 0 ? 0 : room / stride + 1;
-                const std::int64_t stop = last < sizes.frames ? last : sizes.frames;
-                const std::int64_t together = stride == 1 ? stop - first : 1;
-                product.rows = together * sizes.joints;
-                for (std::int64_t t = first; t < stop; t += together) {
-                    product.source = x + (t * stride + shift) * x_frame;
-                    product.gradient = g + t * g_frame;
+            for (std::int64_t block = 0; block < sizes.frames; block += p.block_frames)
+                for (std::int64_t tap = 0; tap < sizes.taps; ++tap) {
+                    const std::int64_t shift = tap * p.map.step + p.map.offset, stride = p.map.rise;
+                    // Output frames of the block whose source frame t·stride + shift lies inside.
+                    const std::int64_t start = shift >= 0 ? 0 : (-shift + stride - 1) / stride;
+                    const std::int64_t room = sizes.source_frames - 1 - shift;
+                    const std::int64_t end_of_source = room < 0 ? 0 : room / stride + 1;
+                    const std::int64_t first = start > block ? start : block;
+                    const std::int64_t end_of_block =
+                        block + p.block_frames < sizes.frames ? block + p.block_frames : sizes.frames;
+                    const std::int64_t stop = end_of_source < end_of_block ? end_of_source : end_of_block;
+                    if (first >= stop) continue;
+                    product.source = x + (first * stride + shift) * x_frame;
+                    product.gradient = g + first * g_frame;
+                    product.sums = sums + tap * sizes.channels * sizes.columns;
+                    product.rows = sizes.joints;
+                    product.stretches = stop - first;
+                    product.source_stretch = stride * x_frame;
                     accumulate_outer(product, range.begin, range.end);
                 }
-            }
         }
     }
 }
@@ -145,25 +153,27 @@ void temporal_conv_merge(const TemporalConvMergeParams<real>& p, std::int64_t be
     }
 }
 
-// Rows are summed in short stretches, stretches in turn, so that rounding does not grow with their number.
 void temporal_conv_backward_bias(const TemporalConvBiasParams<real>& p, std::int64_t begin, std::int64_t end) {
-    constexpr std::int64_t stretch = 512;
-    for (std::int64_t slab = begin; slab < end; ++slab) {
-        const SlabColumns range = slab_range(slab, p.columns);
-        const std::int64_t columns = range.end - range.begin;
-        double total[slab_columns] = {};
-        for (std::int64_t start = 0; start < p.rows; start += stretch) {
-            const std::int64_t stop = start + stretch < p.rows ? start + stretch : p.rows;
-            real sums[slab_columns] = {};
-            if (columns == slab_columns)
-                for (std::int64_t r = start; r < stop; ++r)
-                    for (std::int64_t n = 0; n < slab_columns; ++n) sums[n] += p.g[r * p.columns + range.begin + n];
-            else
-                for (std::int64_t r = start; r < stop; ++r)
-                    for (std::int64_t n = 0; n < columns; ++n) sums[n] += p.g[r * p.columns + range.begin + n];
-            for (std::int64_t n = 0; n < columns; ++n) total[n] += static_cast<double>(sums[n]);
+    for (std::int64_t part = begin; part < end; ++part) {
+        const std::int64_t first = part * p.rows / p.parts, stop = (part + 1) * p.rows / p.parts;
+        double* sums_out = p.partial + part * p.columns;
+        std::int64_t n = 0;
+        for (; n + lanes <= p.columns; n += lanes) {
+            Vec even{}, odd{};  // two chains hide the latency of an addition
+            std::int64_t r = first;
+            for (; r + 1 < stop; r += 2) {
+                even += load(p.g + r * p.columns + n);
+                odd += load(p.g + (r + 1) * p.columns + n);
+            }
+            if (r < stop) even += load(p.g + r * p.columns + n);
+            for (int lane = 0; lane < lanes; ++lane)
+                sums_out[n + lane] = static_cast<double>(even[lane]) + static_cast<double>(odd[lane]);
         }
-        for (std::int64_t n = 0; n < columns; ++n) p.bias_grad[range.begin + n] = static_cast<real>(total[n]);
+        for (; n < p.columns; ++n) {
+            double sum = 0;
+            for (std::int64_t r = first; r < stop; ++r) sum += static_cast<double>(p.g[r * p.columns + n]);
+            sums_out[n] = sum;
+        }
     }
 }
 

@@ -49,7 +49,7 @@ template <class Real> struct TemporalConvWeightParams {
     Real* partial;
     TemporalConvSizes sizes;
     FrameMap map;
-    std::int64_t parts;
+    std::int64_t parts, block_frames;
 };
 
 // weight_grad (groups·columns, channels, taps), dense, from the partial sums. Work items: group · channels + channel.
@@ -60,11 +60,12 @@ template <class Real> struct TemporalConvMergeParams {
     std::int64_t parts;
 };
 
-// bias_grad (columns) = Σ over the rows of g (rows, columns), dense. Work items: slabs.
+// partial (parts, columns): part i sums the rows [i·rows/parts, (i+1)·rows/parts) of g (rows, columns), dense. Work
+// items: parts.
 template <class Real> struct TemporalConvBiasParams {
     const Real* g;
-    Real* bias_grad;
-    std::int64_t rows, columns;
+    double* partial;
+    std::int64_t rows, columns, parts;
 };
 
 }  // namespace asma::cpu

@@ -271,7 +271,10 @@ def check_threads_bitwise(fn: Callable[[], Any], threads: Sequence[int] = (1, 2,
 
 
 def check_forked(fn: Callable[[], Any], *, seconds: float = 30.0) -> None:
-    """``fn()`` gives the same bits in a forked child of a process whose thread pool is awake, and does not hang."""
+    """``fn()`` gives the same bits in a forked child of a process whose thread pool is awake, and does not hang.
+
+    Give arrays that the kernels read without a copy: torch's own parallel copy may hang in such a child.
+    """
     expected = to_numpy(fn())
     reader, writer = os.pipe()
     with warnings.catch_warnings():

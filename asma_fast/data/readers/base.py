@@ -15,12 +15,8 @@ from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import FormatError
 
 
-class Reader(ABC):
-    """How one data set's files become clips.
-
-    A data set is one file in this package: a subclass that fills in the attributes below, and a line in
-    ``asma_fast.data.readers``.
-    """
+class DataSet:
+    """What a data set is, whatever its clips are made of."""
 
     dataset: ClassVar[str]
     """Name in the API and on the command line."""
@@ -32,14 +28,27 @@ class Reader(ABC):
     """Frames a second."""
     sided: ClassVar[bool] = False
     """Whether classes tell left from right, so that a flip would change them."""
-    body_rules: ClassVar[tuple[str, ...]] = ("file-order",)
-    """Rules for choosing bodies that make sense here."""
-    pattern: ClassVar[re.Pattern[str]]
-    """File names that belong to the data set."""
     classes: ClassVar[tuple[str, ...]]
     """Class names, in the order of the labels."""
     splits: ClassVar[Mapping[str, SplitRule]]
     """The published train-test splits."""
+
+    def protocol(self, clips: Collection[ClipInfo]) -> tuple[tuple[str, ...], Mapping[str, SplitRule]]:
+        """Class names and splits of a collection of the data set's clips."""
+        return self.classes, self.splits
+
+
+class Reader(DataSet, ABC):
+    """How one data set's files become clips.
+
+    A data set is one file in this package: a subclass that fills in the attributes, and a line in
+    ``asma_fast.data.readers``.
+    """
+
+    body_rules: ClassVar[tuple[str, ...]] = ("file-order",)
+    """Rules for choosing bodies that make sense here."""
+    pattern: ClassVar[re.Pattern[str]]
+    """File names that belong to the data set."""
 
     def matches(self, path: Path) -> bool:
         """Whether the file's name is one of the data set's."""
@@ -60,10 +69,6 @@ class Reader(ABC):
     def clips(self, path: Path, bodies: str) -> Sequence[Clip]:
         """The labelled clips in one file; more than one where recordings are continuous."""
         return (self.read(path, bodies),)
-
-    def protocol(self, clips: Collection[ClipInfo]) -> tuple[tuple[str, ...], Mapping[str, SplitRule]]:
-        """Class names and splits of a collection of the data set's clips."""
-        return self.classes, self.splits
 
     def check_bodies(self, bodies: str) -> None:
         """Refuses a body rule that the data set does not have."""
