@@ -165,7 +165,7 @@ def test_the_rate_warms_up_from_zero_and_falls_to_zero(schedule):
     assert rates[10] == pytest.approx(config.lr)
     assert rates[80] == pytest.approx(0.5 * config.lr)
     assert rates[150] == pytest.approx(0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(rates[epoch] >= rates[epoch + 1] for epoch in range(10, 150))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
