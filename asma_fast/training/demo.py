@@ -192,7 +192,7 @@ def _report(
         "budget": f"{options.steps} steps of {min(options.batch, len(train))} clips, "
         f"{len(next(iter(losses.values())))} epochs",
         "seed": str(config.seed),
-        "time": f"{seconds:.0f} s so far, on {torch.get_num_threads()} threads",
+        "time": f"{seconds:.0f} s so far; {torch.get_num_threads()} threads",
         "versions": f"asma_fast {asma_fast.__version__}, torch {torch.__version__}",
     }
     examples = _examples(train)
