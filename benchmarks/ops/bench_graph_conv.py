@@ -1,7 +1,7 @@
 """graph_conv against the ways it is written in torch, on the layers of the default encoder.
 
-``pytest benchmarks/ops/bench_graph_conv.py`` (under a minute). Each group is one layer, direction and number of threads;
-the table's brackets are the ratios. Every rival's result is checked before it is timed.
+``pytest benchmarks/ops/bench_graph_conv.py`` (under a minute). Each group is one layer, direction and number of
+threads; the table's brackets are the ratios. Every rival's result is checked before it is timed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def in_its_layout(rival, x):
     return x.contiguous(memory_format=torch.channels_last) if rival == "asma_fast" else x
 
 
-@pytest.fixture(params=THREADS, ids=lambda threads: f"{threads} threads")
+@pytest.fixture(params=THREADS, ids=lambda threads: f"threads={threads}")
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)

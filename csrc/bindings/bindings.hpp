@@ -30,10 +30,12 @@ void check_sizes(const Array& array, std::initializer_list<std::int64_t> wanted,
 void check_indices(const Array& map, std::int64_t limit, const char* what);
 
 void bind_data(py::module_& module);
-void bind_joint_degree(py::module_& module);
+void bind_dropout(py::module_& module);
 void bind_gather_view(py::module_& module);
 void bind_graph_conv(py::module_& module);
-void bind_temporal_conv(py::module_& module);
+void bind_joint_degree(py::module_& module);
 void bind_motion(py::module_& module);
+void bind_sampling(py::module_& module);
+void bind_temporal_conv(py::module_& module);
 
 }  // namespace asma::bindings

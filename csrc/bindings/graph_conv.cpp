@@ -82,8 +82,15 @@ std::int64_t block_frames(std::int64_t frames, std::int64_t joints) {
     return std::max<std::int64_t>(1, std::min(frames, wanted_rows / std::max<std::int64_t>(1, joints)));
 }
 
-// Everything but the weights, the result and the workspace; checks what indexes memory. `out` is the result's shape.
-template <class Real> cpu::GraphConvParams<Real> forward_params(const Arguments& a, const Array& out) {
+// Everything but the weights, the result and the workspace; checks what indexes memory. `out` is the result, or its
+// gradient.
+template <class Real>
+cpu::GraphConvParams<Real> forward_params(const Arguments& a, const Array& out, const char* what) {
+    check_sizes(out,
+                {a.x.size(0) * (a.clip() ? a.x.size(4) : 1), a.out_channels(),
+                 a.frames ? a.frames->size(1) : a.x.size(2), a.joints ? a.joints->size(1) : a.x.size(3)},
+                what);
+    if (!out.dense({0, 2, 3, 1})) throw py::value_error(std::string(what) + " must lie channels last");
     cpu::GraphConvParams<Real> p{};
     p.x = a.x.data<const Real>("x");
     p.x_clip = a.x.stride(0), p.x_channel = a.x.stride(1), p.x_frame = a.x.stride(2), p.x_joint = a.x.stride(3);
@@ -184,7 +191,7 @@ void graph_conv(const Array& x, const Array& weight, const Array& adjacency, con
     const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
-        cpu::GraphConvParams<Real> p = forward_params<Real>(a, out);
+        cpu::GraphConvParams<Real> p = forward_params<Real>(a, out, "out");
         p.out = out.data<Real>("out");
         if (out.count() == 0) return;
         Scratch<Real> packed(cpu::packed_columns(p.out_channels) * p.channels * p.parts);
@@ -255,7 +262,7 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
                                     const Maybe& adjacency_grad, const Maybe& bias_grad, const Maybe& scale_grad,
                                     const Maybe& shift_grad) {
     cpu::GraphConvBackwardParams<Real> p{};
-    p.forward = forward_params<Real>(a, g);
+    p.forward = forward_params<Real>(a, g, "g");
     const cpu::GraphConvParams<Real>& f = p.forward;
     const Real* weight = a.weight.data<const Real>("weight");
     p.g = g.data<const Real>("g");
@@ -304,7 +311,6 @@ void graph_conv_backward(const Array& g, const Array& x, const Array& weight, co
                          const Maybe& weight_grad, const Maybe& adjacency_grad, const Maybe& bias_grad,
                          const Maybe& scale_grad, const Maybe& shift_grad) {
     const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
-    if (!g.dense({0, 2, 3, 1})) throw py::value_error("g must lie channels last");
     with_real(x, "x", [&](auto zero) {
         backward<decltype(zero)>(a, g, x_grad, weight_grad, adjacency_grad, bias_grad, scale_grad, shift_grad);
     });

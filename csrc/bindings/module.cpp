@@ -69,9 +69,11 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     module.def("set_instruction_set", &cpu::set_instruction_set, py::arg("name"));
 
     bind_data(module);
-    bind_joint_degree(module);
+    bind_dropout(module);
     bind_gather_view(module);
     bind_graph_conv(module);
-    bind_temporal_conv(module);
+    bind_joint_degree(module);
     bind_motion(module);
+    bind_sampling(module);
+    bind_temporal_conv(module);
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
 #include "cpu/motion.hpp"

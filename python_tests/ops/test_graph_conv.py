@@ -118,12 +118,12 @@ def _gradients(case, impl, dtype=torch.float32):
 
 def _draws(count):
     """How many draws to pool: in a handful of numbers a float32 reference is right, or wrong, by luck."""
-    return max(1, 96 // count)
+    return max(1, 48 // count)
 
 
 def _pooled_gradients(shape, impl, dtype=torch.float32):
     v, c, o, k = (shape[axis] for axis in "VCOK")
-    draws = _draws(min(k * o * c, k * o, k * v * v, v * c))
+    draws = _draws(min(k * o * c, k * v * v, k * o if shape["bias"] else k * o * c, v * c))
     each = [_gradients(_case(shape, draw=draw), impl, dtype) for draw in range(draws)]
     return {name: torch.stack([gradient[name] for gradient in each]) for name in each[0]}
 
@@ -450,8 +450,7 @@ def test_opcheck(options):
     present = [arguments[place] is not None for place in (0, 1, 2, 3, 8, 9)]
     opcheck("graph_conv_backward", g, *arguments, present)
     assert all(
-        gradient.numel() == 0
-        for gradient in torch.ops.asma_fast.graph_conv_backward(g, *arguments, [False] * 6)
+        gradient.numel() == 0 for gradient in torch.ops.asma_fast.graph_conv_backward(g, *arguments, [False] * 6)
     )
 
 
@@ -599,7 +598,7 @@ def test_a_nan_outside_the_pattern_is_not_zero():
     outside = np.argwhere(~case["pattern"])[0]
     case["adjacency"][(1, *outside)] = np.nan
     for impl in IMPLEMENTATIONS:
-        with pytest.raises(ValueError, match="adjacency must be zero outside pattern, got .*nan at "):
+        with pytest.raises(ValueError, match=r"adjacency must be zero outside pattern, got .*nan at "):
             graph_conv(**case, impl=impl)
 
 
@@ -608,7 +607,7 @@ def test_backward_checks_its_arguments():
     g = torch.ops.asma_fast.graph_conv(*arguments)
     needs = [True, True, True, False, False, False]
     backward = torch.ops.asma_fast.graph_conv_backward
-    with pytest.raises(ValueError, match="g must have shape .* got"):
+    with pytest.raises(ValueError, match=r"g must have shape .* got"):
         backward(g[..., :1], *arguments, needs)
     with pytest.raises(TypeError, match="g must have the dtype of x"):
         backward(g.double(), *arguments, needs)
@@ -624,7 +623,7 @@ def test_numba_refuses_what_it_cannot_differentiate():
         pytest.skip("numba is not installed")
     assert graph_conv(**tensors, impl="numba").shape == graph_conv(**tensors).shape
     for name in tensors:
-        with pytest.raises(ValueError, match="numba.* forward only"):
+        with pytest.raises(ValueError, match=r"numba.* forward only"):
             graph_conv(**{**tensors, name: tensors[name].clone().requires_grad_()}, impl="numba")
 
 
