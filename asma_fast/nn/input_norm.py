@@ -78,7 +78,7 @@ class InputNorm(nn.Module):
             mean, variance = self.running_mean.double(), self.running_var.double()
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return scale.to(clip.dtype), shift.to(clip.dtype)
+        return scale.to(self.weight.dtype), shift.to(self.bias.dtype)
 
     def _batch_statistics(self, clip: Tensor, view: View | None) -> tuple[Tensor, Tensor]:
         frames, joints, transform = view_arguments(clip, view)
