@@ -234,7 +234,7 @@ class DemoConfig:
     data: Path | None = option(None, "a prepared store; by default synthetic clips are generated")
     split: str | None = option(None, "protocol of the store; its only one where it has one")
     out: Path = option(Path("asma-demo"), "folder for checkpoints, records and report.html")
-    steps: int = option(200, "training steps of each encoder")
+    steps: int = option(150, "training steps of each encoder")
     clips_per_class: int = option(36, "synthetic clips of each action")
     seed: int = option(0, "everything random follows from this number")
     progress: bool = option(True, "show a progress bar")
@@ -299,7 +299,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "strides": (2, 1, 2, 1, 2, 1),
         "projector": 256,
         "off_diagonal": 0.005,
-        "steps": 200,
+        "steps": 150,
         "lr": 2e-3,
     },
 }

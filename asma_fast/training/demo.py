@@ -244,7 +244,7 @@ def _drop_rates(options: PretrainConfig, clips: Clips) -> dict[str, list[float]]
     view = Augmentation(options, skeleton, clips.sided).view(clips.x.shape[2], seed=options.seed, ids=clips.ids)
     rates = {}
     for encoder in ("hl", "lh"):
-        kept = (
+        kept: Any = (
             Masking.of(encoder, options, skeleton).spatial(clips.x, view, seed=options.seed, ids=clips.ids).graph_nodes
         )
         seen = torch.bincount(kept.flatten().long(), minlength=len(skeleton))

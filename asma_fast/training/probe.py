@@ -213,18 +213,30 @@ def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     return (train - mean) / spread, (test - mean) / spread
 
 
+def _within_rows(train: Floats, test: Floats) -> tuple[Floats, Floats]:
+    """Features in the basis of the training rows, at most as wide as there are clips.
+
+    Nothing changes for a classifier with an L2 penalty: its weights lie in the span of the training rows, and the penalty
+    does not see a rotation. What does change is the time it takes on coordinates.
+    """
+    if train.shape[1] <= train.shape[0]:
+        return train, test
+    basis = np.linalg.svd(train, full_matrices=False)[2].T
+    return train @ basis, test @ basis
+
+
 def _logistic(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> tuple[Labels, dict[str, Any]]:
-    """L2 logistic regression on standardised features; C by five-fold inner split, fewer where classes are small."""
+    """L2 logistic regression on standardised features; C by three-fold inner split, fewer where classes are small."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
 
-    x, wanted = _standardised(train[0], test)
+    x, wanted = _within_rows(*_standardised(train[0], test))
     y = train[1]
     smallest = int(np.unique(y, return_counts=True)[1].min())
-    folds = min(5, smallest)
+    folds = min(3, smallest)
     chosen = 1.0
     with warnings.catch_warnings():
         # Weak penalties on separable features converge slowly and are compared as far as they got.

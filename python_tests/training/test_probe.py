@@ -241,3 +241,17 @@ def test_clips_cannot_be_told_apart_by_place_only():
     assert clips.fingerprint == toy_clips(6).fingerprint
     assert clips.fingerprint != toy_clips(6, seed=1).fingerprint
     assert clips.fingerprint != renamed(clips, ids=clips.ids + 1).fingerprint
+
+
+def test_more_coordinates_than_clips_change_only_the_time_of_a_logistic_probe():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(5)
+    x, y = _blobs(60, 1.0)
+    wide = np.concatenate([x, rng.normal(size=(60, 300)).astype(np.float32)], axis=1)
+    test = np.concatenate([_blobs(90, 1.0, 1)[0], rng.normal(size=(90, 300)).astype(np.float32)], axis=1)
+    result = probe_features(ProbeConfig(), (wide, y), (test, _blobs(90, 1.0, 1)[1]), CLASSES)
+    mean, spread = wide.mean(0), wide.std(0)
+    plain = LogisticRegression(C=result.chosen["C"], max_iter=5000, tol=1e-8).fit((wide - mean) / spread, y)
+    wanted = plain.predict((test - mean) / spread)
+    assert np.bincount(wanted, minlength=3).tolist() == result.confusion.sum(0).tolist()
