@@ -50,7 +50,6 @@ struct Array {
     // stride worth asking about, nor has an empty array.
     bool dense(std::initializer_list<int> slowest_first) const {
         if (count() == 0) return true;
-        if (count() == 0) return true;
         std::int64_t expected = 1;
         for (auto axis = slowest_first.end(); axis != slowest_first.begin();) {
             --axis;
