@@ -89,7 +89,7 @@ def to_native(x: Array | None) -> Any:
         if any(s % itemsize for s in x.strides):
             raise ValueError(f"strides must be whole elements of {itemsize} bytes, got {x.strides} bytes")
         address = x.__array_interface__["data"][0]
-        return module.Array(address, x.shape, [s // itemsize for s in x.strides], _dtype_code(x))
+        return module.Array(address, x.shape, tuple(s // itemsize for s in x.strides), _dtype_code(x))
     return module.Array(x.data_ptr(), x.shape, x.stride(), _dtype_code(x))
 
 
