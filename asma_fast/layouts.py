@@ -80,11 +80,15 @@ _ALL = (
     Skeleton(
         name="kinect-v1", joints=_KINECT_V1, centre=(1,), shoulders=((4,), (8,)), pairs=_sides(_KINECT_V1),
         units="metres",
-        edges=_one_based("2-1 3-2 4-3 5-3 6-5 7-6 8-7 9-3 10-9 11-10 12-11 13-1 14-13 15-14 16-15 17-1 18-17 19-18 20-19"),
+        edges=_one_based(
+            "2-1 3-2 4-3 5-3 6-5 7-6 8-7 9-3 10-9 11-10 12-11 13-1 14-13 15-14 16-15 17-1 18-17 19-18 20-19"
+        ),
     ),
     Skeleton(
         name="utd-mhad", joints=_UTD_MHAD, centre=(2,), shoulders=((4,), (8,)), pairs=_sides(_UTD_MHAD), units="metres",
-        edges=_one_based("1-2 2-3 3-4 5-2 6-5 7-6 8-7 9-2 10-9 11-10 12-11 13-4 14-13 15-14 16-15 17-4 18-17 19-18 20-19"),
+        edges=_one_based(
+            "1-2 2-3 3-4 5-2 6-5 7-6 8-7 9-2 10-9 11-10 12-11 13-4 14-13 15-14 16-15 17-4 18-17 19-18 20-19"
+        ),
     ),
     Skeleton(
         name="sbu", joints=_FIFTEEN, edges=_FIFTEEN_EDGES, centre=(2,), shoulders=((3,), (6,)), pairs=_sides(_FIFTEEN),

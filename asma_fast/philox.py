@@ -35,17 +35,25 @@ def philox(seed: ArrayLike, ids: ArrayLike, draw: ArrayLike, purpose: ArrayLike)
     seed, ids
         int64; their bits are taken as unsigned. Broadcast against each other and the rest.
     draw, purpose
-        Unsigned 32-bit counters.
+        Counters in [0, 2**32).
 
     Returns
     -------
     ndarray of shape (…, 4), uint32
+
+    Raises
+    ------
+    ValueError
+        If a draw or a purpose does not fit 32 bits.
 
     Examples
     --------
     >>> philox(0, 0, 0, 0).tolist()
     [1713891541, 3781805453, 3159862348, 2600524760]
     """
+    for name, counter in (("draw", draw), ("purpose", purpose)):
+        if np.min(counter, initial=0) < 0 or np.max(counter, initial=0) > 0xFFFFFFFF:
+            raise ValueError(f"{name} must lie in [0, 2**32), got {counter}")
     key = np.asarray(seed, dtype=np.int64).view(np.uint64)
     sample = np.asarray(ids, dtype=np.int64).view(np.uint64)
     words = [sample & _LOW, sample >> _SHIFT, np.asarray(draw, np.uint64), np.asarray(purpose, np.uint64)]
@@ -74,7 +82,7 @@ def derive_seed(seed: int, *parts: int) -> int:
     >>> derive_seed(7, 1, 2) == derive_seed(7, 1, 2) != derive_seed(7, 2, 1)
     True
     """
-    for position, part in enumerate(parts):
+    for position, part in enumerate((len(parts), *parts)):
         words = philox(seed, part, position, Purpose.DERIVE)
         seed = int(words[0]) | (int(words[1]) & 0x7FFFFFFF) << 32
     return seed

@@ -71,13 +71,13 @@ class Skeleton:
         names = tuple(self.joints)
         if not names:
             names = tuple(f"joint{v}" for v in range(1 + max((max(edge) for edge in edges), default=0)))
-        centre = (self.centre,) if isinstance(self.centre, int) else tuple(self.centre)
+        centre = _joints(self.centre)
         for field, value in (("edges", edges), ("joints", names), ("centre", centre)):
             object.__setattr__(self, field, value)
         object.__setattr__(self, "pairs", tuple((int(a), int(b)) for a, b in self.pairs))
         if self.shoulders is not None:
             left, right = self.shoulders
-            object.__setattr__(self, "shoulders", (tuple(left), tuple(right)))
+            object.__setattr__(self, "shoulders", (_joints(left), _joints(right)))
         self._validate()
 
     def _validate(self) -> None:
@@ -167,8 +167,9 @@ class Skeleton:
         Parameters
         ----------
         partition
-            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3): self
-            and equally far from the centre; nearer to it; farther from it.
+            ``"uniform"`` (K=1): all neighbours alike. ``"distance"`` (K=2): self, neighbours. ``"spatial"`` (K=3):
+            self; from neighbours that are farther from the centre or as far; from neighbours that are nearer. As in
+            the published code, not the paper's text, all joints beyond the centre's neighbours count as equally far.
 
         Returns
         -------
@@ -182,6 +183,10 @@ class Skeleton:
         """``(K, V, V)`` bool: where :meth:`adjacency` is not zero."""
         nonzero: NDArray[np.bool_] = _adjacency(self, partition) != 0
         return nonzero
+
+
+def _joints(named: int | Sequence[int]) -> tuple[int, ...]:
+    return (int(named),) if isinstance(named, (int, np.integer)) else tuple(int(v) for v in named)
 
 
 def _neighbours(edges: Sequence[tuple[int, int]], count: int) -> NDArray[np.bool_]:
@@ -221,9 +226,9 @@ def _adjacency(skeleton: Skeleton, partition: Partition) -> NDArray[np.float32]:
     elif partition == "distance":
         parts = [np.eye(count, dtype=bool), neighbours]
     else:
-        hops = np.asarray(_hops(skeleton.edges, count, skeleton.centre))
-        source, target = hops[:, None], hops[None, :]
-        parts = [linked & (source == target), neighbours & (source > target), neighbours & (source < target)]
+        hops = np.minimum(_hops(skeleton.edges, count, skeleton.centre), 2)
+        inward = hops[:, None] >= hops[None, :]
+        parts = [np.eye(count, dtype=bool), neighbours & inward, neighbours & ~inward]
     stacked = np.stack([np.where(part, normalised, 0.0) for part in parts]).astype(np.float32)
     stacked.setflags(write=False)
     return stacked

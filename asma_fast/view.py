@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 Map = Any  # numpy.ndarray or torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
 class View:
     """One reading of each clip of a batch: crop, padding, masks, flip, shear and rotation in four small arrays.
 
@@ -45,12 +43,73 @@ class View:
     ([[1, 2]], [[0, 2]])
     """
 
-    frames: Map | None = None
-    joints: Map | None = None
-    nodes: Map | None = None
-    transform: Map | None = None
+    __slots__ = ("frames", "joints", "nodes", "transform")
 
-    def __post_init__(self) -> None:
+    frames: Map | None
+    joints: Map | None
+    nodes: Map | None
+    transform: Map | None
+
+    def __init__(
+        self,
+        frames: Map | None = None,
+        joints: Map | None = None,
+        nodes: Map | None = None,
+        transform: Map | None = None,
+    ) -> None:
+        self._set(frames, joints, nodes, transform)
+        self._validate()
+
+    # Not a frozen dataclass: Lightning takes those apart and refuses to put them together again.
+    def _set(self, frames: Map | None, joints: Map | None, nodes: Map | None, transform: Map | None) -> None:
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "joints", joints)
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "transform", transform)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a View does not change; make another one instead of setting {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a View does not change; make another one instead of deleting {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return View, self.arrays()
+
+    def __repr__(self) -> str:
+        names = ("frames", "joints", "nodes", "transform")
+        given = [f"{name}={_shape(a)}" for name, a in zip(names, self.arrays(), strict=True) if a is not None]
+        return f"View({', '.join(given)})"
+
+    @staticmethod
+    def unchecked(frames: Any, joints: Any, nodes: Any, transform: Any) -> View:
+        """A view of whatever stands in the four places: for torch's trees, which put other things there."""
+        view = object.__new__(View)
+        view._set(frames, joints, nodes, transform)
+        return view
+
+    def to(self, *args: Any, **kwargs: Any) -> View:
+        """The same view with every array a tensor, moved by ``torch.Tensor.to``; index maps keep their dtype.
+
+        Lightning and torch's loaders move a view between devices by this method.
+        """
+        import torch
+
+        def move(value: Map | None) -> Map | None:
+            if value is None:
+                return None
+            moved = torch.as_tensor(value).to(*args, **kwargs)
+            return moved if value is self.transform else moved.to(torch.int32)
+
+        return View(*(move(value) for value in self.arrays()))
+
+    def pin_memory(self) -> View:
+        """The same view in page-locked memory."""
+        import torch
+
+        return View(*(None if value is None else torch.as_tensor(value).pin_memory() for value in self.arrays()))
+
+    def _validate(self) -> None:
         for name in ("frames", "joints", "nodes"):
             value = getattr(self, name)
             if value is None:
@@ -58,7 +117,7 @@ class View:
             if not hasattr(value, "shape") or value.ndim != 2:
                 raise ValueError(f"view.{name} must have shape (N, positions), got {_shape(value)}")
             if _dtype(value) != "int32":
-                raise TypeError(f"view.{name} must be int32, got {_dtype(value)}")
+                raise TypeError(f"view.{name} must be int32, got {_dtype(value)}: cast it")
         matrix = self.transform
         if matrix is not None:
             if not hasattr(matrix, "shape") or matrix.ndim != 3 or matrix.shape[1:] not in ((2, 2), (3, 3)):
@@ -94,9 +153,8 @@ class View:
         Raises
         ------
         ValueError
-            If the transforms have different sizes, or the numbers of rows disagree.
-        IndexError
-            If ``after`` names a position that this view does not have.
+            If the transforms have different sizes, the numbers of rows disagree, or ``after`` names a position that
+            this view does not have.
         """
         nodes = None
         if self.nodes is not None or after.nodes is not None:
@@ -141,13 +199,13 @@ def _compose(first: Map | None, second: Map | None) -> Map | None:
 
 
 def _check_positions(positions: Map, count: int) -> None:
-    """Every position lies in [0, count); off the CPU torch asserts it on the device."""
+    """Every position lies in [0, count); off the CPU torch itself asserts it."""
     if not isinstance(positions, np.ndarray):
         if positions.device.type != "cpu" or sys.modules["torch"].compiler.is_compiling():
             return
         positions = positions.numpy()
     if positions.size and (positions.min() < 0 or positions.max() >= count):
-        raise IndexError(f"positions must lie in [0, {count}), got {positions.min()} to {positions.max()}")
+        raise ValueError(f"positions must lie in [0, {count}), got {positions.min()} to {positions.max()}")
 
 
 def _product(left: Map | None, right: Map | None) -> Map | None:
@@ -155,5 +213,10 @@ def _product(left: Map | None, right: Map | None) -> Map | None:
         return right if left is None else left
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"transforms must have one size to compose, got {left.shape[1]} and {right.shape[1]}")
+    rows = right.shape[0] if left.shape[0] == 1 else left.shape[0]
+    if right.shape[0] not in (1, rows):
+        raise ValueError(f"views compose clip by clip, got {right.shape[0]} and {left.shape[0]} rows")
     left, right = _alike(left, right)
+    if left.dtype != right.dtype:
+        raise TypeError(f"transforms must have one dtype to compose, got {_dtype(right)} and {_dtype(left)}")
     return left @ right

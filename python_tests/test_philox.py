@@ -58,5 +58,6 @@ def test_derived_seeds_are_distinct_and_non_negative():
     seeds = {derive_seed(0, a, b) for a in range(40) for b in range(40)}
     assert len(seeds) == 1600
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert derive_seed(5) == 5
+    assert derive_seed(-5) >= 0
+    assert derive_seed(5) != derive_seed(5, 0)
     assert derive_seed(7, 1, 2) == derive_seed(7, 1, 2) != derive_seed(7, 2, 1)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -11,17 +13,14 @@ JOINTS = {
 
 
 def _graph(edges, count, centre, strategy):
-    """ST-GCN's Graph class with max_hop 1, joint by joint (Yan et al. 2018, section 3.3; net/utils/graph.py).
+    """ST-GCN's Graph class with max_hop 1, joint by joint, as its published code behaves (the paper's text differs).
 
-    The authors write A[k, j, i] for the matrix that carries joint j to joint i. For a virtual centre the hop count is
-    that of the nearest of its joints.
+    The code counts hops up to max_hop only and leaves the rest infinite, so joints two and more hops from the centre
+    are all "as far" as each other; and within one hop it joins the equally far to the farther ones. It writes
+    A[k, j, i] for what carries joint j to joint i. For a virtual centre the hop count is that of the nearest of its joints.
     """
     linked = [[i == j or (i, j) in edges or (j, i) in edges for j in range(count)] for i in range(count)]
-    hop = np.full((count, count), np.inf)
-    power = np.eye(count)
-    for distance in range(count):
-        hop[np.isinf(hop) & (power > 0)] = distance
-        power = np.minimum(power @ np.array(linked, float), 1)
+    hop = [[0 if i == j else 1 if linked[j][i] else math.inf for i in range(count)] for j in range(count)]
     column = [sum(linked[j][i] for j in range(count)) for i in range(count)]
     from_centre = [min(hop[c][i] for c in centre) for i in range(count)]
 
@@ -35,10 +34,10 @@ def _graph(edges, count, centre, strategy):
                 k = 0
             elif strategy == "distance":
                 k = int(hop[j][i])
-            elif from_centre[j] == from_centre[i]:
+            elif hop[j][i] == 0:
                 k = 0
             else:
-                k = 1 if from_centre[j] > from_centre[i] else 2
+                k = 1 if from_centre[j] >= from_centre[i] else 2
             matrices[k, j, i] = 1 / column[i]
     return matrices
 

@@ -109,7 +109,7 @@ def test_bad_input(arrays, error, message):
 @pytest.mark.parametrize("position", [3, -1])
 def test_a_position_the_first_view_lacks_is_an_error(kind, position):
     first, second = View(frames=kind(_int([[4, 5, 6]]))), View(frames=kind(_int([[0, position]])))
-    with pytest.raises(IndexError, match=r"positions must lie in \[0, 3\), got "):
+    with pytest.raises(ValueError, match=r"positions must lie in \[0, 3\), got "):
         first.then(second)
 
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-if importlib.util.find_spec("torch") is not None:
-    import torch as _torch  # noqa: F401  so that the ops below register themselves
-
 from asma_fast.ops._op import Impl
 from asma_fast.ops.dropout import dropout
 from asma_fast.ops.gather_view import gather_view

@@ -35,20 +35,25 @@ def dtype_name(value: Array) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def empty(shape: Sequence[int], like: Array, dtype: str | None = None) -> Array:
-    """An uninitialised C-ordered array of ``like``'s kind and device."""
+def empty(shape: Sequence[int], like: Array, dtype: str | None = None, order: Sequence[int] | None = None) -> Array:
+    """An uninitialised array of ``like``'s kind and device, its axes in memory in ``order``, slowest first."""
+    order = range(len(shape)) if order is None else order
     if isinstance(like, np.ndarray):
-        return np.empty(shape, dtype=dtype or like.dtype)
+        physical = np.empty([shape[axis] for axis in order], dtype=dtype or like.dtype)
+        return physical.transpose(np.argsort(order)) if len(shape) else physical
     torch = sys.modules["torch"]
-    return torch.empty(shape, dtype=getattr(torch, dtype) if dtype else like.dtype, device=like.device)
+    strides, step = [1] * len(shape), 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step = step * shape[axis]
+    # Not empty().permute(): an output that is a view of something cannot be modified in place under autograd.
+    kind = getattr(torch, dtype) if dtype else like.dtype
+    return torch.empty_strided(tuple(shape), tuple(strides), dtype=kind, device=like.device)
 
 
 def empty_channels_last(shape: Sequence[int], like: Array) -> Array:
     """Uninitialised, of logical shape ``(B, C, T, V)`` or ``(N, C, T, V, M)``, channels last in memory."""
-    order = _PHYSICAL[len(shape)]
-    back = [order.index(axis) for axis in range(len(shape))]
-    physical = empty([shape[axis] for axis in order], like)
-    return physical.transpose(back) if isinstance(physical, np.ndarray) else physical.permute(back)
+    return empty(shape, like, order=_PHYSICAL[len(shape)])
 
 
 def channels_last(x: Array) -> Array:
@@ -66,7 +71,7 @@ def channels_last(x: Array) -> Array:
 
 
 def dense(x: Array | None) -> Array | None:
-    """``x`` in C order: itself, or a copy."""
+    """``x`` itself if it is C-ordered, else a copy that is: small maps and weights, which kernels read densely."""
     if x is None:
         return None
     return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x.contiguous()
@@ -79,18 +84,34 @@ def as_dense(x: Array, dtype: str) -> Array:
     return x.to(getattr(sys.modules["torch"], dtype)).contiguous()
 
 
-def to_native(x: Array | None) -> Any:
-    """The struct through which native code reads and writes ``x``; it borrows, so keep ``x`` alive."""
-    if x is None:
-        return None
+def aligned(x: Array) -> Array:
+    """``x`` itself if native code can read it where it lies, else a copy: of unaligned or oddly strided memory."""
+    if isinstance(x, np.ndarray):
+        whole = x.flags.aligned and not any(stride % x.itemsize for stride in x.strides)
+        return x if whole else x.copy()
+    return x if x.data_ptr() % x.element_size() == 0 else x.clone()
+
+
+def to_native(x: Array) -> Any:
+    """The struct through which native code reads and writes an aligned array; it borrows, so keep ``x`` alive."""
     module = native()
     if isinstance(x, np.ndarray):
         itemsize = x.itemsize
-        if any(s % itemsize for s in x.strides):
-            raise ValueError(f"strides must be whole elements of {itemsize} bytes, got {x.strides} bytes")
         address = x.__array_interface__["data"][0]
         return module.Array(address, x.shape, tuple(s // itemsize for s in x.strides), _dtype_code(x))
-    return module.Array(x.data_ptr(), x.shape, x.stride(), _dtype_code(x))
+    return module.Array(x.data_ptr(), x.shape, x.stride(), _dtype_code(x), x.get_device())
+
+
+def to_tensor(x: Array, device: Any = None) -> Any:
+    """A tensor of the same values, sharing memory where torch can: it takes no negative strides, no unaligned and no
+    read-only memory."""
+    torch = sys.modules["torch"]
+    if isinstance(x, np.ndarray):
+        x = aligned(x)
+        if not x.flags.writeable or any(stride < 0 for stride in x.strides):
+            x = x.copy()
+        x = torch.from_numpy(x)
+    return x if device is None else x.to(device)
 
 
 def _dtype_code(x: Array) -> Any:
@@ -107,4 +128,4 @@ def as_kind_of(value: Array | None, like: Array) -> Array | None:
     """``value`` as a tensor on ``like``'s device where ``like`` is a tensor; index maps may come as NumPy arrays."""
     if value is None or isinstance(like, np.ndarray) or is_tensor(value):
         return value
-    return sys.modules["torch"].as_tensor(value, device=like.device)
+    return to_tensor(value, like.device)

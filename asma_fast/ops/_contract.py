@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from asma_fast.ops._array import Array, dtype_name, is_array, is_tensor
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 REALS = ("float32", "float64")
+HALVES = ("float16", "bfloat16")
 
 
 def check_array(name: str, value: Any) -> None:
@@ -65,10 +68,18 @@ def check_together(name: str, value: Array, x_name: str, x: Array) -> None:
         raise ValueError(f"{name} must be on the device of {x_name}, {x.device}, got {value.device}")
 
 
-def check_count(name: str, value: int, low: int, high: int | None = None) -> None:
-    """``low ≤ value`` (``≤ high``)."""
+def as_int(name: str, value: Any) -> Any:
+    """``value`` as a Python int (a symbolic one under torch.compile stays what it is); bool is not one."""
+    if isinstance(value, np.integer):
+        return int(value)
     if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "node")):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    return value
+
+
+def check_count(name: str, value: int, low: int, high: int | None = None) -> None:
+    """``low ≤ value`` (``≤ high``)."""
+    as_int(name, value)
     if value < low or (high is not None and value > high):
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be {wanted}, got {value}")
@@ -83,7 +94,8 @@ def check_view(x: Array, frames: Array | None, joints: Array | None, transform: 
             check_together(name, value, "x", x)
     if transform is not None:
         check_shape("view.transform", transform, "N d d", "1 d d", N=x.shape[0], d=transform.shape[-1])
-        check_alike("view.transform", transform, "x", x)
+        check_together("view.transform", transform, "x", x)
+        check_dtype("view.transform", transform, ("float64",) if dtype_name(x) == "float64" else ("float32",))
         if transform.shape[-1] not in (2, 3):
             raise ValueError(f"view.transform must be 2×2 or 3×3, got {tuple(transform.shape)}")
         if transform.shape[-1] > x.shape[1]:

@@ -7,7 +7,6 @@ allocated outputs, and fill them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -17,11 +16,20 @@ from typing import Any
 import numpy as np
 
 from asma_fast._backends import IMPLEMENTATIONS, backends, native
-from asma_fast.ops._array import Array, dtype_name, is_array, is_tensor, to_native
-from asma_fast.ops._contract import REALS
+from asma_fast.ops._array import Array, aligned, dtype_name, is_array, is_tensor, to_native, to_tensor
+from asma_fast.ops._contract import HALVES, REALS, check_array
 
 # Looked up once: torch.compile traces through the choice below.
 _WHY_NOT: dict[str, str | None] = dict(backends())
+
+try:
+    import torch
+except ImportError:  # the ops serve NumPy arrays without it
+    HAVE_TORCH = False
+else:
+    HAVE_TORCH = True
+    if _WHY_NOT["cpu"] is None:
+        native().adopt_thread_pool()
 
 # Registered ops by name: looking them up in torch.ops costs microseconds a call.
 TORCH_OPS: dict[str, Any] = {}
@@ -58,7 +66,11 @@ class Op:
         ``(arguments…, outputs…)``: fills the outputs. None: the function ``name`` of the compiled module, with every
         array as native code reads it.
     reference
-        Arguments (tensors) → the result, by torch, differentiable.
+        Arguments (tensors) → the result, by torch, differentiable. It sees float32 where half precision came.
+    autocast
+        Under autocast half-precision inputs are cast to float32.
+    keeps_dtype
+        The reference's result, computed in float32 or wider, is rounded to the first argument's dtype.
     """
 
     name: str
@@ -68,6 +80,13 @@ class Op:
     allocate: Callable[..., Any]
     native: Callable[..., None] | None = None
     reference: Callable[..., Any] | None = None
+    autocast: bool = False
+    keeps_dtype: bool = False
+
+    @property
+    def first(self) -> str:
+        """The name of the first argument."""
+        return self.schema.removeprefix("(Tensor ").partition(",")[0]
 
     def run_cpu(self, *args: Any) -> Any:
         """Check, allocate and fill by the native kernel; arrays of either kind."""
@@ -88,7 +107,8 @@ class Op:
 
 def call_native(name: str, *args: Any) -> None:
     """The function ``name`` of the compiled module, arrays turned into the struct it reads."""
-    getattr(native(), name)(*(to_native(arg) if is_array(arg) else arg for arg in args))
+    ready = [aligned(arg) if is_array(arg) else arg for arg in args]
+    getattr(native(), name)(*(to_native(arg) if is_array(arg) else arg for arg in ready))
 
 
 def choose(op: str, impl: str | Impl, x: Array) -> str:
@@ -109,28 +129,50 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
     reason = _WHY_NOT[choice]
     if reason is not None:
         raise RuntimeError(f"{op}: impl={choice!r} cannot run: {reason}")
-    if choice in ("cpu", "numba") and is_tensor(x) and x.device.type != "cpu":
-        raise ValueError(f"{op}: impl={choice!r} takes CPU tensors, got one on {x.device}")
+    if choice in ("cpu", "numba"):
+        if is_tensor(x) and x.device.type != "cpu":
+            raise ValueError(f"{op}: impl={choice!r} takes CPU tensors, got one on {x.device}")
+        if dtype_name(x) in HALVES:
+            raise TypeError(f"{op}: impl={choice!r} takes float32 or float64, got {dtype_name(x)}")
     return choice
 
 
 def _automatic(x: Array) -> str:
+    half = dtype_name(x) in HALVES
     if is_tensor(x):
-        served = x.device.type == "cpu" and (not x.is_floating_point() or dtype_name(x) in REALS)
+        served = x.device.type == "cpu" and not half
         return "cpu" if served and _WHY_NOT["cpu"] is None else "reference"
-    for choice in ("cpu", "numba", "reference"):
+    for choice in ("reference",) if half else ("cpu", "numba", "reference"):
         if _WHY_NOT[choice] is None:
             return choice
+    if half:
+        raise TypeError(f"without torch, arrays must be {' or '.join(REALS)}, got {dtype_name(x)}")
     raise RuntimeError("no implementation can run: neither the compiled module, nor numba, nor torch is here")
 
 
 def run(op: Op, impl: str | Impl, *args: Any) -> Any:
-    """Run ``op`` on its canonical arguments, the first of which is an array and decides kind and device."""
-    choice = choose(op.name, impl, args[0])
+    """Run ``op`` on its canonical arguments, the first of which is an array and decides kind and device.
+
+    Under autocast floating inputs are cast to float32 first, whatever computes: the ops accumulate in it anyway.
+    """
+    x = args[0]
+    check_array(op.first, x)
+    if op.autocast and is_tensor(x) and x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type):
+        args = tuple(a.float() if is_tensor(a) and dtype_name(a) in HALVES else a for a in args)
+        with torch.autocast(x.device.type, enabled=False):
+            return _run(op, impl, args)
+    return _run(op, impl, args)
+
+
+def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
+    x = args[0]
+    choice = choose(op.name, impl, x)
     if choice == "cpu":
-        if is_tensor(args[0]):
-            return TORCH_OPS[op.name](*args)
-        return op.run_cpu(*args)
+        if not is_tensor(x):
+            return op.run_cpu(*args)
+        if any(isinstance(arg, np.ndarray) for arg in args):
+            op.check(*args)  # says which; the dispatcher would not
+        return TORCH_OPS[op.name](*args)
     op.check(*args)
     if choice == "numba":
         return _run_numba(op, args)
@@ -138,25 +180,20 @@ def run(op: Op, impl: str | Impl, *args: Any) -> Any:
 
 
 def _run_reference(op: Op, args: tuple[Any, ...]) -> Any:
-    import torch
-
-    if op.reference is None:
-        raise RuntimeError(f"{op.name}: has no reference implementation")
+    assert op.reference is not None
     if is_tensor(args[0]):
+        dtype = args[0].dtype
+        if dtype_name(args[0]) in HALVES:  # accumulate in float32, round once
+            args = tuple(a.float() if is_tensor(a) and dtype_name(a) in HALVES else a for a in args)
         if torch.compiler.is_compiling():
-            return op.reference(*args)
-        with torch.profiler.record_function(f"asma_fast::{op.name} reference"):
-            return op.reference(*args)
+            result = op.reference(*args)
+        else:
+            with torch.profiler.record_function(f"asma_fast::{op.name} reference"):
+                result = op.reference(*args)
+        return result.to(dtype) if op.keeps_dtype else result
     with torch.no_grad():
-        result = op.reference(*(_readable(a) if isinstance(a, np.ndarray) else a for a in args))
+        result = op.reference(*(to_tensor(a) if isinstance(a, np.ndarray) else a for a in args))
     return tuple(r.numpy() for r in result) if isinstance(result, tuple) else result.numpy()
-
-
-def _readable(array: np.ndarray[Any, Any]) -> Any:
-    """A tensor of the same values: torch takes neither negative strides nor read-only memory."""
-    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
-        array = array.copy()
-    return sys.modules["torch"].from_numpy(array)
 
 
 def _run_numba(op: Op, args: tuple[Any, ...]) -> Any:

@@ -13,32 +13,36 @@ from asma_fast.view import View
 _library = torch.library.Library("asma_fast", "FRAGMENT")
 
 
-def register(op: Op, autograd: type[torch.autograd.Function] | None = None, *, autocast: bool = False) -> None:
+def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> None:
     """Define ``torch.ops.asma_fast.<name>``.
 
     Without ``autograd`` the results are not differentiable, and say so (``requires_grad`` is False). The function's
-    ``forward`` must call the op through :func:`below_autograd`. ``autocast`` casts floating inputs to float32 on the
-    CPU.
+    ``forward`` must call the op through :func:`below_autograd` and its ``differentiable`` names the positions of the
+    arguments that have a gradient: any other that requires one is an error, not a gradient silently lost.
     """
     _library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(op.name, op.run_cpu, "CPU")
     torch.library.register_fake(f"asma_fast::{op.name}", op.run_fake, lib=_library)
-
     TORCH_OPS[op.name] = getattr(torch.ops.asma_fast, op.name).default
     if autograd is None:
         _library.impl(op.name, torch.library.fallthrough_kernel, "Autograd")
     else:
         _library.impl(op.name, _autograd_kernel(op.name, autograd), "Autograd")
-    if autocast:
+    if op.autocast:
         torch.library.register_autocast(f"asma_fast::{op.name}", "cpu", torch.float32, lib=_library)
 
 
 def _autograd_kernel(name: str, autograd: type[torch.autograd.Function]) -> Any:
+    differentiable = autograd.differentiable  # type: ignore[attr-defined]
+
     def kernel(*args: Any) -> Any:
         if torch.is_grad_enabled():
-            for arg in args:
-                if isinstance(arg, torch.Tensor) and arg.requires_grad:
-                    return autograd.apply(*args)
+            wanted = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor) and arg.requires_grad]
+            for position in wanted:
+                if position not in differentiable:
+                    raise RuntimeError(f"asma_fast::{name} has no gradient for its argument {position}; detach it")
+            if wanted:
+                return autograd.apply(*args)
         return below_autograd(name, *args)
 
     return kernel
@@ -50,9 +54,16 @@ def below_autograd(name: str, *args: Any) -> Any:
         return TORCH_OPS[name](*args)
 
 
+_FIELDS = ("frames", "joints", "nodes", "transform")
+
 pytree.register_pytree_node(
     View,
     lambda view: (list(view.arrays()), None),
-    lambda arrays, _: View(*arrays),
+    lambda arrays, _: View.unchecked(*arrays),
     serialized_type_name="asma_fast.View",
+    flatten_with_keys_fn=lambda view: (
+        [(pytree.GetAttrKey(name), value) for name, value in zip(_FIELDS, view.arrays(), strict=True)],
+        None,
+    ),
 )
+torch.serialization.add_safe_globals([View])  # exported programs carry their example inputs

@@ -7,7 +7,7 @@ from typing import Any
 
 from asma_fast.ops._array import Array, channels_last, dense, empty_channels_last
 from asma_fast.ops._contract import FLOATS, check_count, check_dtype, check_shape
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words
 from asma_fast.philox import Purpose
 
@@ -63,7 +63,7 @@ def dropout(
     --------
     >>> import numpy as np
     >>> dropout(np.ones((1, 6, 1, 1), np.float32), 0.5, seed=1).ravel().tolist()
-    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    [0.0, 2.0, 2.0, 2.0, 0.0, 0.0]
     """
     check_shape("x", x, "B C T V")
     return run(OP, impl, x, as_seed(seed, x), as_ids(ids, x.shape[0], x), p, block)
@@ -118,14 +118,18 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     import torch
 
     from asma_fast.ops._torch import below_autograd, register
 
     class _Dropout(torch.autograd.Function):
+        differentiable = (0,)
+
         @staticmethod
         def forward(x: Any, seed: Any, ids: Any, p: float, block: int) -> Any:
             return below_autograd(OP.name, x, seed, ids, p, block)
@@ -140,4 +144,4 @@ if "torch" in sys.modules:
         def backward(ctx: Any, g: Any) -> Any:
             return torch.ops.asma_fast.dropout(g, *ctx.saved_tensors, ctx.p, ctx.block), None, None, None, None
 
-    register(OP, _Dropout, autocast=True)
+    register(OP, _Dropout)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, dense, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, dense, dtype_name, empty_channels_last, is_array, is_tensor
 from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.view import View
 
 
@@ -49,16 +49,18 @@ def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
 
 
 def view_arguments(x: Array, view: View | None) -> tuple[Array | None, Array | None, Array | None]:
-    """``(frames, joints, transform)`` as arrays of ``x``'s kind, the transform in its dtype and without gradient."""
-    if view is None:
+    """``(frames, joints, transform)`` as arrays of ``x``'s kind; the transform detached and float32 or wider."""
+    if view is None or not is_array(x):
         return None, None, None
     if not isinstance(view, View):
         raise TypeError(f"view must be a View, got {type(view).__name__}")
     frames, joints, transform = (as_kind_of(a, x) for a in (view.frames, view.joints, view.transform))
-    if transform is not None and hasattr(x, "dtype"):
-        transform = (
-            transform.astype(x.dtype, copy=False) if not hasattr(x, "stride") else transform.detach().to(x.dtype)
-        )
+    if transform is not None:
+        wanted = "float64" if dtype_name(x) == "float64" else "float32"
+        if is_tensor(transform):
+            transform = transform.detach().to(getattr(sys.modules["torch"], wanted))
+        elif is_array(transform):
+            transform = transform.astype(wanted, copy=False)
     return frames, joints, transform
 
 
@@ -88,7 +90,7 @@ def _allocate(x: Array, frames: Array | None, joints: Array | None, transform: A
 
 
 def _native(x: Array, frames: Array | None, joints: Array | None, transform: Array | None, out: Array) -> None:
-    call_native("gather_view", x, frames, joints, dense(transform), out)
+    call_native("gather_view", x, dense(frames), dense(joints), dense(transform), out)
 
 
 def _reference(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
@@ -135,7 +137,7 @@ def _native_backward(
     g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int, x_grad: Array
 ) -> None:
     x_grad[...] = 0
-    call_native("gather_view_backward", g, frames, joints, dense(transform), x_grad)
+    call_native("gather_view_backward", g, dense(frames), dense(joints), dense(transform), x_grad)
 
 
 OP = Op(
@@ -146,6 +148,8 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
 BACKWARD = Op(
     name="gather_view_backward",
@@ -158,12 +162,14 @@ BACKWARD = Op(
     native=_native_backward,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     import torch
 
     from asma_fast.ops._torch import below_autograd, register
 
     class _GatherView(torch.autograd.Function):
+        differentiable = (0,)
+
         @staticmethod
         def forward(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
             return below_autograd(OP.name, x, frames, joints, transform)
@@ -185,5 +191,5 @@ if "torch" in sys.modules:
                 None,
             )
 
-    register(OP, _GatherView, autocast=True)
+    register(OP, _GatherView)
     register(BACKWARD)

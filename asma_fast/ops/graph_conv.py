@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, empty_channels_last
+from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last, is_array
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
-from asma_fast.ops._op import Impl, Op, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import OP as GATHER_VIEW
 from asma_fast.ops.gather_view import view_arguments, view_shape
 from asma_fast.view import View
@@ -80,7 +81,11 @@ def graph_conv(
             raise TypeError(f"view must be a View, got {type(view).__name__}")
         if nodes is not None:
             raise ValueError("view and nodes exclude each other: a view names its own nodes")
+        if is_array(x) and x.ndim == 4:
+            raise ValueError(f"view reads a clip (N, C, T, V, M); x is a feature map of shape {tuple(x.shape)}")
         nodes = view.graph_nodes
+    elif nodes is not None and is_array(x) and x.ndim == 5:
+        raise ValueError(f"nodes belong to a feature map (B, C, T, V); x is a clip of shape {tuple(x.shape)}: use view")
     frames, joints, transform = view_arguments(x, view)
     return run(
         OP,
@@ -165,7 +170,7 @@ def _check_nodes(nodes: Array | None, x: Array, joints: int, graph: int) -> None
         check_shape("view.nodes", nodes, "N joints", "1 joints", N=x.shape[0], joints=joints)
     else:
         check_shape("nodes", nodes, "N joints", joints=joints)
-        if nodes.shape[0] == 0 or x.shape[0] % nodes.shape[0]:
+        if x.shape[0] % nodes.shape[0] if nodes.shape[0] else x.shape[0]:
             raise ValueError(
                 f"nodes must have a number of rows that divides the {x.shape[0]} rows of x, got {nodes.shape[0]}"
             )
@@ -175,6 +180,22 @@ def _check_nodes(nodes: Array | None, x: Array, joints: int, graph: int) -> None
 
 def _allocate(x: Array, weight: Array, adjacency: Array, bias: Any, frames: Any, joints: Any, *rest: Any) -> Array:
     return empty_channels_last(output_shape(x, weight, frames, joints), x)
+
+
+def _dense_parameters(args: Sequence[Any]) -> list[Any]:
+    """The canonical arguments; all but x, adjacency, pattern and outputs in C order, as the kernels read them."""
+    return [dense(arg) if place in (1, *range(3, 10)) else arg for place, arg in enumerate(args)]
+
+
+def _native(*args: Any) -> None:
+    call_native("graph_conv", *_dense_parameters(args))
+
+
+def _carry(carrier: Any, value: Any, alive: Any) -> Any:
+    """``carrier · value`` where alive; elsewhere nothing, not even a NaN, and yet the carrier's exact gradient."""
+    torch = sys.modules["torch"]
+    nothing = (carrier - carrier.detach()) * value.detach().nan_to_num()
+    return torch.where(alive, carrier * value, nothing)
 
 
 def _reference(
@@ -191,17 +212,8 @@ def _reference(
     pattern: Any,
 ) -> Any:
     torch = sys.modules["torch"]
-    graph, compiling = adjacency.shape[-1], torch.compiler.is_compiling()
-    if (
-        nodes is not None
-        and not compiling
-        and nodes.numel()
-        and not (int(nodes.min()) >= 0 and int(nodes.max()) < graph)
-    ):
-        raise ValueError(f"nodes must lie in [0, {graph}), got {int(nodes.min())} to {int(nodes.max())}")
+    _check_values(adjacency, nodes, pattern, clip=x.ndim == 5)
     if pattern is not None:
-        if not compiling and bool(((adjacency != 0) & ~pattern).any()):
-            raise ValueError("adjacency must be zero outside pattern, got other entries there")
         adjacency = torch.where(pattern, adjacency, 0)
     if x.ndim == 5:
         assert GATHER_VIEW.reference is not None
@@ -209,6 +221,7 @@ def _reference(
         n, c, t, v, m = clip.shape
         x = clip.permute(0, 4, 1, 2, 3).reshape(n * m, c, t, v)
     rows, _, _, v = x.shape
+    graph = adjacency.shape[-1]
     if nodes is None:
         nodes = torch.arange(v, device=x.device)[None]
     nodes = nodes.long().repeat_interleave(rows // nodes.shape[0] if nodes.shape[0] else 1, dim=0)
@@ -218,31 +231,118 @@ def _reference(
         adjacency = adjacency.expand(rows, *adjacency.shape)
     picked = adjacency.gather(2, nodes[:, None, :, None].expand(-1, adjacency.shape[1], -1, graph))
     picked = picked.gather(3, nodes[:, None, None, :].expand(-1, adjacency.shape[1], v, -1))
-    aggregated = sum(
-        torch.where(
-            picked[:, :, None, None, source] != 0,
-            picked[:, :, None, None, source] * x[:, None, :, :, source, None],
-            0,
-        )
-        for source in range(v)
-    )
-    if v == 0:
-        aggregated = x.new_zeros(rows, weight.shape[0], x.shape[1], x.shape[2], 0)
+    aggregated = x.new_zeros(rows, weight.shape[0], *x.shape[1:])
+    for source in range(v):
+        entries = picked[:, :, None, None, source]
+        aggregated = aggregated + _carry(entries, x[:, None, :, :, source, None], entries != 0)
     y = torch.einsum("koc,bkctw->botw", weight, aggregated)
     if bias is not None:
-        y = y + torch.einsum("ko,bkvw->bow", bias, picked)[:, :, None]
+        alive = (picked != 0).any(2)[..., None]
+        y = y + _carry(picked.sum(2)[..., None], bias[:, None], alive).sum(1).transpose(1, 2)[:, :, None]
     out = empty_channels_last(y.shape, y)
     return out.copy_(y)
 
 
+def _check_values(adjacency: Any, nodes: Any, pattern: Any, *, clip: bool) -> None:
+    """What the native entry checks before it touches memory; skipped while torch.compile traces."""
+    if sys.modules["torch"].compiler.is_compiling():
+        return
+    graph = adjacency.shape[-1]
+    if nodes is not None and nodes.numel() and not (int(nodes.min()) >= 0 and int(nodes.max()) < graph):
+        name = "view.nodes" if clip else "nodes"
+        raise ValueError(f"{name} must lie in [0, {graph}), got {int(nodes.min())} to {int(nodes.max())}")
+    if pattern is not None:
+        outside = (adjacency != 0) & ~pattern
+        if bool(outside.any()):
+            place = tuple(outside.nonzero()[0].tolist())
+            raise ValueError(f"adjacency must be zero outside pattern, got {float(adjacency[place])} at {place}")
+
+
+DIFFERENTIABLE = (0, 1, 2, 3, 8, 9)  # of the canonical arguments: x, weight, adjacency, bias, scale, shift
+
+
+def _check_backward(g: Array, *rest: Any) -> None:
+    args, needs = rest[:-1], rest[-1]
+    _check(*args)
+    rows, out, frames, joints = output_shape(args[0], args[1], args[4], args[5])
+    check_shape("g", g, "B C_out T V", B=rows, C_out=out, T=frames, V=joints)
+    check_alike("g", g, "x", args[0])
+    if len(needs) != len(DIFFERENTIABLE):
+        raise ValueError(f"needs must have {len(DIFFERENTIABLE)} entries, got {len(needs)}")
+    for place, needed in zip(DIFFERENTIABLE, needs, strict=True):
+        if needed and args[place] is None:
+            raise ValueError(f"needs asks for the gradient of argument {place}, which is None")
+
+
+def _allocate_backward(g: Array, *rest: Any) -> tuple[Array, ...]:
+    """The gradients of the differentiable arguments, in order; an empty one where none is needed."""
+    args, needs = rest[:-1], rest[-1]
+    return tuple(
+        empty((0,), g)
+        if not needed
+        else empty_channels_last(args[place].shape, g)
+        if place == 0
+        else empty(args[place].shape, g)
+        for place, needed in zip(DIFFERENTIABLE, needs, strict=True)
+    )
+
+
+def _native_backward(g: Array, *rest: Any) -> None:
+    args, needs, grads = rest[:11], rest[11], rest[12:]
+    wanted = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
+    call_native("graph_conv_backward", channels_last(g), *_dense_parameters(args), *wanted)
+
+
+_ARGUMENTS = (
+    "Tensor x, Tensor weight, Tensor adjacency, Tensor? bias, Tensor? frames, Tensor? joints, Tensor? nodes, "
+    "Tensor? transform, Tensor? scale, Tensor? shift, Tensor? pattern"
+)
 OP = Op(
     name="graph_conv",
     stem="graph_conv",
-    schema=(
-        "(Tensor x, Tensor weight, Tensor adjacency, Tensor? bias, Tensor? frames, Tensor? joints, Tensor? nodes, "
-        "Tensor? transform, Tensor? scale, Tensor? shift, Tensor? pattern) -> Tensor"
-    ),
+    schema=f"({_ARGUMENTS}) -> Tensor",
     check=_check,
     allocate=_allocate,
+    native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
+BACKWARD = Op(
+    name="graph_conv_backward",
+    stem="graph_conv",
+    schema=f"(Tensor g, {_ARGUMENTS}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    check=_check_backward,
+    allocate=_allocate_backward,
+    native=_native_backward,
+)
+
+if HAVE_TORCH:
+    import torch
+
+    from asma_fast.ops._torch import below_autograd, register
+
+    class _GraphConv(torch.autograd.Function):
+        differentiable = DIFFERENTIABLE
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return below_autograd(OP.name, *args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Any) -> Any:
+            needs = [ctx.needs_input_grad[place] for place in DIFFERENTIABLE]
+            grads = torch.ops.asma_fast.graph_conv_backward(g, *ctx.saved_tensors, needs)
+            result = [None] * len(ctx.saved_tensors)
+            for place, needed, grad in zip(DIFFERENTIABLE, needs, grads, strict=True):
+                if needed:
+                    result[place] = grad
+            return tuple(result)
+
+    register(OP, _GraphConv)
+    register(BACKWARD)

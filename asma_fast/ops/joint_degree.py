@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from asma_fast.ops._array import Array, as_dense, empty
-from asma_fast.ops._contract import check_count, check_dtype, check_shape
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._contract import as_int, check_count, check_dtype, check_shape
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 
 
 def joint_degree(edges: Array, joints: int, *, impl: str | Impl = "auto") -> Array:
@@ -38,7 +38,7 @@ def joint_degree(edges: Array, joints: int, *, impl: str | Impl = "auto") -> Arr
     >>> joint_degree(np.array([[0, 1], [1, 2], [1, 0], [2, 2]]), 4).tolist()
     [1, 2, 1, 0]
     """
-    return run(OP, impl, edges, joints)
+    return run(OP, impl, edges, as_int("joints", joints))
 
 
 def _check(edges: Array, joints: int) -> None:
@@ -58,7 +58,11 @@ def _native(edges: Array, joints: int, degree: Array) -> None:
 def _reference(edges: Any, joints: int) -> Any:
     torch = sys.modules["torch"]
     edges = edges.long()
-    if edges.numel() and not (int(edges.min()) >= 0 and int(edges.max()) < joints):
+    if (
+        not torch.compiler.is_compiling()
+        and edges.numel()
+        and not (int(edges.min()) >= 0 and int(edges.max()) < joints)
+    ):
         raise ValueError(f"edges must lie in [0, {joints}), got {int(edges.min())} to {int(edges.max())}")
     linked = torch.zeros(joints, joints, dtype=torch.bool, device=edges.device)
     linked[edges[:, 0], edges[:, 1]] = True
@@ -75,7 +79,7 @@ OP = Op(
     reference=_reference,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     from asma_fast.ops._torch import register
 
     register(OP)

@@ -7,7 +7,7 @@ from typing import Any
 
 from asma_fast.ops._array import Array, dense, empty
 from asma_fast.ops._contract import FLOATS, check_array, check_dtype, check_shape, check_view
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import check_view_indices, view_arguments, view_shape
 from asma_fast.view import View
 
@@ -194,6 +194,7 @@ FRAMES = Op(
     allocate=_allocate_frames,
     native=_native_frames,
     reference=_reference_frames,
+    autocast=True,
 )
 JOINTS = Op(
     name="joint_motion",
@@ -203,10 +204,11 @@ JOINTS = Op(
     allocate=_allocate_joints,
     native=_native_joints,
     reference=_reference_joints,
+    autocast=True,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     from asma_fast.ops._torch import register
 
-    register(FRAMES, autocast=True)
-    register(JOINTS, autocast=True)
+    register(FRAMES)
+    register(JOINTS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from asma_fast.ops._array import Array, as_dense, dense, empty
 from asma_fast.ops._contract import REALS, check_array, check_count, check_dtype, check_shape
-from asma_fast.ops._op import Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words
 from asma_fast.philox import Purpose
 
@@ -240,7 +240,7 @@ FRAMES = Op(
     reference=_reference_frames,
 )
 
-if "torch" in sys.modules:
+if HAVE_TORCH:
     from asma_fast.ops._torch import register
 
     register(JOINTS)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, empty_channels_last
-from asma_fast.ops._contract import FLOATS, check_alike, check_count, check_dtype, check_shape
-from asma_fast.ops._op import Impl, Op, run
+from asma_fast.ops._array import Array, channels_last, empty, empty_channels_last
+from asma_fast.ops._contract import FLOATS, as_int, check_alike, check_count, check_dtype, check_shape
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 
 
 def temporal_conv(
@@ -51,7 +51,8 @@ def temporal_conv(
     Raises
     ------
     TypeError, ValueError
-        If shapes, dtypes or devices disagree, or the padded map is shorter than the kernel.
+        If shapes, dtypes or devices disagree, or the padded map is shorter than the kernel (a map without frames
+        may stay one).
 
     Examples
     --------
@@ -60,15 +61,17 @@ def temporal_conv(
     >>> temporal_conv(x, np.ones((1, 1, 3), np.float32)).ravel().tolist()
     [1.0, 3.0, 6.0, 5.0]
     """
-    reach = dilation * (weight.shape[-1] - 1) if hasattr(weight, "shape") and weight.ndim == 3 else 0
+    stride, dilation, groups = as_int("stride", stride), as_int("dilation", dilation), as_int("groups", groups)
     if padding is None:
+        check_shape("weight", weight, "C_out C_in/groups k")
+        reach = dilation * max(weight.shape[2] - 1, 0)
         left, right = reach // 2, reach - reach // 2
     elif isinstance(padding, tuple):
         if len(padding) != 2:
             raise ValueError(f"padding must be None, an int or (left, right), got {padding!r}")
-        left, right = padding
+        left, right = as_int("padding", padding[0]), as_int("padding", padding[1])
     else:
-        left = right = padding
+        left = right = as_int("padding", padding)
     return run(OP, impl, x, weight, bias, stride, left, right, dilation, groups)
 
 
@@ -90,8 +93,12 @@ def _check(
     check_shape("x", x, "B C_in T V")
     check_dtype("x", x, FLOATS)
     for name, value, low in (
-        ("stride", stride, 1), ("padding", left, 0), ("padding", right, 0), ("dilation", dilation, 1), ("groups", groups, 1)
-    ):  # fmt: skip
+        ("stride", stride, 1),
+        ("padding", left, 0),
+        ("padding", right, 0),
+        ("dilation", dilation, 1),
+        ("groups", groups, 1),
+    ):
         check_count(name, value, low)
     check_shape("weight", weight, "C_out C_in/groups k")
     check_alike("weight", weight, "x", x)
@@ -106,9 +113,10 @@ def _check(
     if bias is not None:
         check_shape("bias", bias, "C_out", C_out=c_out)
         check_alike("bias", bias, "x", x)
-    if x.shape[2] + left + right < dilation * (taps - 1) + 1:
+    span = dilation * (taps - 1) + (1 if x.shape[2] else 0)  # a map without frames may stay one
+    if x.shape[2] + left + right < span:
         raise ValueError(
-            f"x must have, with padding, at least the {dilation * (taps - 1) + 1} frames the kernel spans, "
+            f"x must have, with padding, at least the {span} frames the kernel spans, "
             f"got {x.shape[2]} + {left} + {right}"
         )
 
@@ -127,12 +135,80 @@ def _allocate(
     return empty_channels_last((x.shape[0], weight.shape[0], frames, x.shape[3]), x)
 
 
+def _native(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+    out: Array,
+) -> None:
+    call_native("temporal_conv", channels_last(x), weight, bias, stride, left, dilation, groups, out)
+
+
 def _reference(x: Any, weight: Any, bias: Any, stride: int, left: int, right: int, dilation: int, groups: int) -> Any:
     functional = sys.modules["torch"].nn.functional
+    frames = output_frames(x.shape[2], weight.shape[2], stride, left, right, dilation)
+    out = empty_channels_last((x.shape[0], weight.shape[0], frames, x.shape[3]), x)
+    if 0 in out.shape:  # torch refuses most of these
+        return out + x.sum() * weight.sum() * (1 if bias is None else bias.sum())
     padded = functional.pad(x, (0, 0, left, right))
     y = functional.conv2d(padded, weight[..., None], bias, stride=(stride, 1), dilation=(dilation, 1), groups=groups)
-    out = empty_channels_last(y.shape, y)
     return out.copy_(y)
+
+
+def _check_backward(
+    g: Array,
+    x: Array,
+    weight: Array,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> None:
+    _check(x, weight, None, stride, left, right, dilation, groups)
+    frames = output_frames(x.shape[2], weight.shape[2], stride, left, right, dilation)
+    check_shape("g", g, "B C_out T' V", **{"B": x.shape[0], "C_out": weight.shape[0], "T'": frames, "V": x.shape[3]})
+    check_alike("g", g, "x", x)
+
+
+def _allocate_backward(g: Array, x: Array, weight: Array, *rest: Any) -> tuple[Array, Array, Array]:
+    needs_x, needs_weight, needs_bias = rest[-3:]
+    return (
+        empty_channels_last(x.shape, x) if needs_x else empty((0,), x),
+        empty(weight.shape if needs_weight else (0,), x),
+        empty((weight.shape[0] if needs_bias else 0,), x),
+    )
+
+
+def _native_backward(
+    g: Array,
+    x: Array,
+    weight: Array,
+    stride: int,
+    left: int,
+    right: int,
+    dilation: int,
+    groups: int,
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+    *gradients: Array,
+) -> None:
+    wanted = (
+        gradient if needed else None
+        for gradient, needed in zip(gradients, (needs_x, needs_weight, needs_bias), strict=True)
+    )
+    call_native(
+        "temporal_conv_backward", channels_last(g), channels_last(x), weight, stride, left, dilation, groups, *wanted
+    )
 
 
 OP = Op(
@@ -144,5 +220,49 @@ OP = Op(
     ),
     check=_check,
     allocate=_allocate,
+    native=_native,
     reference=_reference,
+    autocast=True,
+    keeps_dtype=True,
 )
+BACKWARD = Op(
+    name="temporal_conv_backward",
+    stem="temporal_conv",
+    schema=(
+        "(Tensor g, Tensor x, Tensor weight, SymInt stride, SymInt left, SymInt right, SymInt dilation, "
+        "SymInt groups, bool needs_x, bool needs_weight, bool needs_bias) -> (Tensor, Tensor, Tensor)"
+    ),
+    check=_check_backward,
+    allocate=_allocate_backward,
+    native=_native_backward,
+)
+
+if HAVE_TORCH:
+    import torch
+
+    from asma_fast.ops._torch import below_autograd, register
+
+    class _TemporalConv(torch.autograd.Function):
+        differentiable = (0, 1, 2)
+
+        @staticmethod
+        def forward(x: Any, weight: Any, bias: Any, *sizes: int) -> Any:
+            return below_autograd(OP.name, x, weight, bias, *sizes)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            x, weight, _, *ctx.sizes = inputs
+            ctx.save_for_backward(x, weight)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, g: Any) -> Any:
+            needed = ctx.needs_input_grad[:3]
+            gradients = torch.ops.asma_fast.temporal_conv_backward(g, *ctx.saved_tensors, *ctx.sizes, *needed)
+            return (
+                *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True)),
+                *(None for _ in ctx.sizes),
+            )
+
+    register(OP, _TemporalConv)
+    register(BACKWARD)

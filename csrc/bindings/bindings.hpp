@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <initializer_list>
+
 #include "core/array.hpp"
 
 namespace asma::bindings {
@@ -21,13 +23,19 @@ template <class Body> void with_real(const Array& array, const char* what, Body&
                              name(array.dtype));
 }
 
+// An output, or another array whose shape follows from the rest, is as large as the kernel will take it to be.
+void check_sizes(const Array& array, std::initializer_list<std::int64_t> wanted, const char* what);
+
 // Every entry of a (rows, columns) int32 map must lie in [0, limit): checked before any kernel touches memory.
 void check_indices(const Array& map, std::int64_t limit, const char* what);
 
-void bind_joint_degree(py::module_& module);
+void bind_data(py::module_& module);
+void bind_dropout(py::module_& module);
 void bind_gather_view(py::module_& module);
+void bind_graph_conv(py::module_& module);
+void bind_joint_degree(py::module_& module);
 void bind_motion(py::module_& module);
 void bind_sampling(py::module_& module);
-void bind_dropout(py::module_& module);
+void bind_temporal_conv(py::module_& module);
 
 }  // namespace asma::bindings

@@ -23,10 +23,13 @@ void gather_view(const Array& x, const Map& frames, const Map& joints, const Map
         p.x_body = x.stride(4);
         p.channels = out.size(1), p.frames = out.size(2), p.joints = out.size(3), p.bodies = out.size(4);
         p.view = view_maps<Real>(frames, joints, transform, x.size(2), x.size(3));
+        check_sizes(out,
+                    {x.size(0), x.size(1), frames ? frames->size(1) : x.size(2), joints ? joints->size(1) : x.size(3),
+                     x.size(4)},
+                    "out");
         if (out.count() == 0) return;
-        parallel_for(out.size(0) * p.bodies * p.frames, 64, [&](std::int64_t begin, std::int64_t end) {
-            cpu::kernels<Real>().gather_view(p, begin, end);
-        });
+        parallel_for(out.size(0) * p.bodies * p.frames, 64,
+                     [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().gather_view(p, begin, end); });
     });
 }
 
@@ -43,6 +46,10 @@ void gather_view_backward(const Array& g, const Map& frames, const Map& joints, 
         p.channels = g.size(1), p.frames = g.size(2), p.joints = g.size(3), p.bodies = g.size(4);
         p.x_frames = x_grad.size(2), p.x_joints = x_grad.size(3);
         p.view = view_maps<Real>(frames, joints, transform, p.x_frames, p.x_joints);
+        check_sizes(g,
+                    {x_grad.size(0), x_grad.size(1), frames ? frames->size(1) : p.x_frames,
+                     joints ? joints->size(1) : p.x_joints, x_grad.size(4)},
+                    "g");
         if (g.count() == 0) return;
         parallel_for(g.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
             cpu::kernels<Real>().gather_view_backward(p, begin, end);

@@ -9,6 +9,13 @@
 
 namespace asma::bindings {
 
+void check_sizes(const Array& array, std::initializer_list<std::int64_t> wanted, const char* what) {
+    bool same = array.rank == static_cast<std::int32_t>(wanted.size());
+    int axis = 0;
+    for (const std::int64_t size : wanted) same = same && array.size(axis++) == size;
+    if (!same) throw py::value_error(std::string(what) + " does not have the sizes its op allocates");
+}
+
 void check_indices(const Array& map, std::int64_t limit, const char* what) {
     const auto* entries = map.data<const std::int32_t>(what);
     for (std::int64_t row = 0; row < map.size(0); ++row)
@@ -62,6 +69,7 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
         .def(py::init(&make_array), py::arg("address"), py::arg("sizes"), py::arg("strides"), py::arg("dtype"),
              py::arg("device") = -1, py::arg("stream") = 0);
 
+    module.def("adopt_thread_pool", &adopt_thread_pool);
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads, py::arg("threads"));
     module.def("thread_pool_name", &thread_pool_name);
@@ -69,9 +77,12 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     module.def("available_instruction_sets", &cpu::available_instruction_sets);
     module.def("set_instruction_set", &cpu::set_instruction_set, py::arg("name"));
 
-    bind_joint_degree(module);
+    bind_data(module);
+    bind_dropout(module);
     bind_gather_view(module);
+    bind_graph_conv(module);
+    bind_joint_degree(module);
     bind_motion(module);
     bind_sampling(module);
-    bind_dropout(module);
+    bind_temporal_conv(module);
 }

@@ -47,12 +47,12 @@ struct Array {
     }
 
     // Whether the axes, named from the slowest to the fastest, lie densely in memory. Axes of size 1 have no
-    // stride worth asking about.
+    // stride worth asking about, nor has an empty array.
     bool dense(std::initializer_list<int> slowest_first) const {
+        if (count() == 0) return true;
         std::int64_t expected = 1;
         for (auto axis = slowest_first.end(); axis != slowest_first.begin();) {
             --axis;
-            if (size(*axis) == 0) return true;
             if (size(*axis) != 1 && stride(*axis) != expected) return false;
             expected *= size(*axis);
         }

@@ -40,15 +40,17 @@ struct OpenMp {
 OpenMp find_openmp() {
     OpenMp found;
 #if defined(__linux__)
-    // torch's wheel ships its runtime under a mangled name (libgomp-1a2b3c.so.1) with local visibility, so neither the
-    // soname nor the global scope would find it.
+    // Wheels ship the runtime under mangled names (libgomp-1a2b3c.so.1) with local visibility, so neither the soname
+    // nor the global scope would find it; and scikit-learn brings one of its own, so torch's is preferred by its path.
     dl_iterate_phdr(
         [](dl_phdr_info* info, std::size_t, void* out) {
             const char* slash = std::strrchr(info->dlpi_name, '/');
             const char* file = slash ? slash + 1 : info->dlpi_name;
             if (std::strncmp(file, "libgomp", 7) != 0) return 0;
-            *static_cast<std::string*>(out) = info->dlpi_name;
-            return 1;
+            auto& path = *static_cast<std::string*>(out);
+            const bool of_torch = std::strstr(info->dlpi_name, "/torch") != nullptr;
+            if (path.empty() || of_torch) path = info->dlpi_name;
+            return of_torch ? 1 : 0;
         },
         &found.path);
     if (found.path.empty()) return found;
@@ -62,23 +64,15 @@ OpenMp find_openmp() {
     return found;
 }
 
-// torch may be imported after this library: look again until a runtime is there. A runtime is never unloaded.
+std::atomic<const OpenMp*> adopted{nullptr};
+
 const OpenMp& openmp() {
-    static std::mutex mutex;
-    static std::atomic<const OpenMp*> known{nullptr};
-    static const OpenMp absent;
-    if (const OpenMp* found = known.load(std::memory_order_acquire)) return *found;
-    // A scan costs microseconds; once we run our own pool there is no reason to look at every call.
-    static std::atomic<unsigned> calls{0};
-    const unsigned call = calls.fetch_add(1, std::memory_order_relaxed);
-    if (call > 64 && call % 256 != 0) return absent;
-    std::lock_guard<std::mutex> lock(mutex);
-    if (const OpenMp* found = known.load(std::memory_order_acquire)) return *found;
-    OpenMp found = find_openmp();
-    if (!found.loaded()) return absent;
-    const OpenMp* kept = new OpenMp(std::move(found));
-    known.store(kept, std::memory_order_release);
-    return *kept;
+    const OpenMp* runtime = adopted.load(std::memory_order_acquire);
+    if (!runtime) {
+        adopt_thread_pool();
+        runtime = adopted.load(std::memory_order_acquire);
+    }
+    return *runtime;
 }
 
 // ---- our own pool, when there is none ----
@@ -159,6 +153,11 @@ Pool& pool() {
 
 }  // namespace
 
+void adopt_thread_pool() {
+    // The old record is leaked on purpose: another thread may be reading it, and there are at most a few in a process.
+    adopted.store(new OpenMp(find_openmp()), std::memory_order_release);
+}
+
 int num_threads() {
     if (forked_child.load(std::memory_order_relaxed)) return 1;
     const OpenMp& runtime = openmp();
@@ -187,7 +186,8 @@ void parallel_for(std::int64_t count, std::int64_t grain, RangeBody body, void* 
     const std::int64_t pieces = (count + grain - 1) / grain;
     const int threads = inside_parallel_region ? 1 : static_cast<int>(std::min<std::int64_t>(num_threads(), pieces));
     if (threads == 1) {
-        for (std::int64_t begin = 0; begin < count; begin += grain) body(context, begin, std::min(count, begin + grain));
+        for (std::int64_t begin = 0; begin < count; begin += grain)
+            body(context, begin, std::min(count, begin + grain));
         return;
     }
     struct Region {

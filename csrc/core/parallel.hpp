@@ -7,14 +7,18 @@
 
 namespace asma {
 
-// Threads a parallel_for may use now: torch's setting when its OpenMP pool is in the process; otherwise
-// set_num_threads, else ASMA_NUM_THREADS, else the CPUs this process may run on. 1 in a forked child.
+// Looks for an OpenMP runtime in the process and takes it for our pool, torch's before any other. Done once at first
+// use; to be called again when torch has been imported since.
+void adopt_thread_pool();
+
+// Threads a parallel_for may use now: that runtime's setting for the calling thread; without one set_num_threads, else
+// ASMA_NUM_THREADS, else the CPUs this process may run on. 1 in a forked child.
 int num_threads();
 
-// Ours when no OpenMP runtime is loaded, otherwise that runtime's (torch.set_num_threads and this agree).
+// The OpenMP runtime's when one was adopted (torch.set_num_threads and this agree), else ours.
 void set_num_threads(int threads);
 
-// "libgomp (path)" or "std::thread".
+// The path of the OpenMP runtime, or "std::thread".
 const char* thread_pool_name();
 
 namespace detail {

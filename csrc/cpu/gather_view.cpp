@@ -2,6 +2,7 @@
 #include "cpu/gather_view.hpp"
 
 #include "cpu/simd.hpp"
+#include "cpu/transform_joint.hpp"
 
 namespace asma::cpu::ASMA_ISA {
 namespace {
@@ -60,17 +61,10 @@ void gather_view_backward(const GatherViewBackwardParams<real>& p, std::int64_t 
             for (std::int64_t t = 0; t < p.frames; ++t) {
                 real* x_frame = x_body + (frames ? frames[t] : t) * p.x_joints * p.channels;
                 const real* g_frame = p.g + n * p.g_clip + m * p.g_body + t * p.g_frame;
-                for (std::int64_t v = 0; v < p.joints; ++v) {
-                    real* to = x_frame + (joints ? joints[v] : v) * p.channels;
-                    const real* g = g_frame + v * p.g_joint;
-                    for (std::int64_t c = 0; c < view.dims; ++c) {
-                        real sum = 0;
-                        for (std::int64_t e = 0; e < view.dims; ++e)
-                            sum += transform[e * view.dims + c] * g[e * p.g_channel];
-                        to[c] += sum;
-                    }
-                    for (std::int64_t c = view.dims; c < p.channels; ++c) to[c] += g[c * p.g_channel];
-                }
+                for (std::int64_t v = 0; v < p.joints; ++v)
+                    add_transposed_joint(g_frame + v * p.g_joint, p.g_channel,
+                                         x_frame + (joints ? joints[v] : v) * p.channels, transform, view.dims,
+                                         p.channels);
             }
         }
     }

@@ -6,14 +6,23 @@
 
 #include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
+#include "cpu/graph_conv.hpp"
 #include "cpu/motion.hpp"
+#include "cpu/temporal_conv.hpp"
 
-#define ASMA_CPU_KERNELS(KERNEL)              \
-    KERNEL(gather_view, GatherViewParams)     \
-    KERNEL(gather_view_backward, GatherViewBackwardParams) \
-    KERNEL(frame_motion, MotionParams)        \
-    KERNEL(joint_motion, MotionParams)        \
-    KERNEL(dropout, DropoutParams)
+#define ASMA_CPU_KERNELS(KERNEL)                                    \
+    KERNEL(dropout, DropoutParams)                                  \
+    KERNEL(frame_motion, MotionParams)                              \
+    KERNEL(gather_view, GatherViewParams)                           \
+    KERNEL(gather_view_backward, GatherViewBackwardParams)          \
+    KERNEL(graph_conv, GraphConvParams)                             \
+    KERNEL(graph_conv_backward, GraphConvBackwardParams)            \
+    KERNEL(joint_motion, MotionParams)                              \
+    KERNEL(temporal_conv, TemporalConvParams)                       \
+    KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
+    KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \
+    KERNEL(temporal_conv_merge, TemporalConvMergeParams)            \
+    KERNEL(temporal_conv_pack, TemporalConvPackParams)
 
 namespace asma::cpu {
 

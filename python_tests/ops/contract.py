@@ -222,14 +222,17 @@ def guarded_outputs() -> Iterator[list[Any]]:
     """
     original, outputs, buffers = _array.empty, [], []
 
-    def guarded(shape: Sequence[int], like: Any, dtype: str | None = None) -> Any:
+    def guarded(shape: Sequence[int], like: Any, dtype: str | None = None, order: Sequence[int] | None = None) -> Any:
+        order = range(len(shape)) if order is None else order
         count, guard = int(np.prod(shape)), 64
         buffer = original((count + 2 * guard,), like, dtype)
         view = buffer if isinstance(buffer, np.ndarray) else buffer.detach().numpy()
         view[:] = np.nan if view.dtype.kind == "f" else (True if view.dtype.kind == "b" else np.iinfo(view.dtype).min)
         view[:guard] = view[guard + count :] = True if view.dtype.kind == "b" else 77
         buffers.append((view, guard, count))
-        outputs.append(buffer[guard : guard + count].reshape(tuple(shape)))
+        physical = buffer[guard : guard + count].reshape([shape[axis] for axis in order])
+        back = tuple(int(axis) for axis in np.argsort(order))
+        outputs.append(physical.transpose(back) if isinstance(buffer, np.ndarray) else physical.permute(back))
         return outputs[-1]
 
     holders = [

@@ -215,7 +215,6 @@ X = np.zeros((2, 3, 4, 5, 1), np.float32)
     [
         (X[0], View(), ValueError, r"x must have shape \(N, C, T, V, M\), got \(3, 4, 5, 1\)"),
         (X.astype(np.int32), View(), TypeError, "x must be float32 or float64 or float16 or bfloat16, got int32"),
-        (X.astype(np.float16), View(), TypeError, "x must be float32 or float64 for the CPU kernels, got float16"),
         (X.tolist(), View(), TypeError, "x must be a NumPy array or a torch tensor, got list"),
         (X, None, TypeError, "view must be a View, got NoneType"),
         (X, View(frames=_int(3, 2)), ValueError, r"view.frames must have shape \(N=2, positions\) or"),
@@ -238,5 +237,7 @@ def test_choices_that_cannot_run_say_why():
         gather_view(x, View(), impl="gpu")
     with pytest.raises(ValueError, match="takes CPU tensors, got one on meta"):
         gather_view(x.to("meta"), View(), impl="cpu")
+    with pytest.raises(TypeError, match="impl='cpu' takes float32 or float64, got float16"):
+        gather_view(x.numpy().astype(np.float16), View(), impl="cpu")
     with pytest.raises(ValueError, match="refuses inputs that require grad"):
         gather_view(x.requires_grad_(), View(), impl="numba")

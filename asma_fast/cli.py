@@ -1,0 +1,172 @@
+"""The command ``asma-fast``. It starts with NumPy alone; each verb imports what it needs when it is called.
+
+Exit status: 0 done; 1 done, but some files could not be read (``prepare``); 2 not done, and one sentence on standard
+error says why (``--debug``, or ``ASMA_DEBUG=1``, shows where); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asma_fast import __version__
+from asma_fast.config import Presets, add_options, from_options
+
+# The extra that brings what a verb needs.
+_EXTRA = "train"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its line of help, its config, its presets, and what runs it."""
+
+    help: str
+    run: Callable[[Any], int]
+    config: Callable[[], type[Any] | None] = lambda: None
+    presets: Callable[[], Presets] = dict
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("ASMA_DEBUG", "") not in ("", "0")
+    try:
+        verb, given = _parse(arguments)
+        kind = verb.config()
+        return verb.run(None if kind is None else from_options(kind, given, verb.presets()))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from what is saved", 130)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if debug:
+            raise
+        return _fail(_sentence(error), 2)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="asma-fast",
+        description="Self-supervised skeleton action recognition by asymmetric masking (ASMa).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"asma-fast {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    asked = next((word for word in arguments if not word.startswith("-")), None)
+    for name, verb in VERBS.items():
+        child = verbs.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
+        child.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        # Only the verb that runs pays for its config.
+        kind = verb.config() if name == asked else None
+        if kind is not None:
+            add_options(child, kind, verb.presets())
+    given = parser.parse_args(arguments)
+    return VERBS[given.verb], given
+
+
+def _fail(sentence: str, status: int) -> int:
+    print(f"asma-fast: {sentence}", file=sys.stderr)
+    return status
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("asma_fast"):
+        return f"{error.name.split('.')[0]} is not installed: pip install 'asma-fast[{_EXTRA}]'"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _info(_: None) -> int:
+    from asma_fast.info import info
+
+    print(info())
+    return 0
+
+
+def _prepare(config: Any) -> int:
+    from asma_fast.data import prepare
+
+    shown = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        print(f"\rprepare {config.dataset}: {done}/{total}", end="", file=sys.stderr, flush=True)
+
+    report = prepare(config, progress=progress if shown else None)
+    if shown:
+        print(file=sys.stderr)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _pretrain(config: Any) -> int:
+    from asma_fast.training import pretrain
+
+    result = pretrain(config)
+    for encoder, path in result.checkpoints.items():
+        losses = result.losses.get(encoder, [])
+        print(f"{encoder}: {len(losses)} epochs, loss {losses[0]:.4g} → {losses[-1]:.4g}, {path}")
+    return 0
+
+
+def _probe(config: Any) -> int:
+    from asma_fast.training import probe
+
+    print(probe(config))
+    print(f"record: {config.out}")
+    return 0
+
+
+def _demo(config: Any) -> int:
+    from asma_fast.training import demo
+
+    print(demo(config))
+    return 0
+
+
+def _inspect(config: Any) -> int:
+    from asma_fast.training import inspect
+
+    print(inspect(config))
+    return 0
+
+
+def _configs(name: str) -> Callable[[], type[Any]]:
+    def load() -> type[Any]:
+        from asma_fast.training import configs
+
+        kind: type[Any] = getattr(configs, name)
+        return kind
+
+    return load
+
+
+def _prepare_config() -> type[Any]:
+    from asma_fast.data import PrepareConfig
+
+    return PrepareConfig
+
+
+def _pretrain_presets() -> Presets:
+    from asma_fast.training.configs import PRETRAIN_PRESETS
+
+    return PRETRAIN_PRESETS
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(
+        "pretrain small encoders on synthetic or prepared clips, compare them, write a report",
+        _demo,
+        _configs("DemoConfig"),
+    ),
+    "prepare": Verb("read raw recordings into a store", _prepare, _prepare_config),
+    "pretrain": Verb(
+        "pretrain encoders on a store without its labels", _pretrain, _configs("PretrainConfig"), _pretrain_presets
+    ),
+    "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig")),
+    "inspect": Verb("draw a clip, its motion, and what each encoder's views lose", _inspect, _configs("InspectConfig")),
+    "info": Verb("versions, instruction set, threads, and which implementations can run", _info),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

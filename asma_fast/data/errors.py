@@ -1,0 +1,34 @@
+"""What goes wrong with files."""
+
+from __future__ import annotations
+
+import os
+
+
+class FormatError(ValueError):
+    """A raw file is not what its data set's format asks for.
+
+    Parameters
+    ----------
+    file
+        The file.
+    expected, found
+        What the format wants at that place and what stands there.
+    line
+        The line, from 1; None where the format has no lines.
+    """
+
+    def __init__(self, file: str | os.PathLike[str], expected: str, found: str, line: int | None = None) -> None:
+        self.file = os.fspath(file)
+        self.expected = expected
+        self.found = found
+        self.line = line
+        where = self.file if line is None else f"{self.file}, line {line}"
+        super().__init__(f"{where}: expected {expected}, found {found}")
+
+    def __reduce__(self) -> tuple[type[FormatError], tuple[str, str, str, int | None]]:
+        return type(self), (self.file, self.expected, self.found, self.line)
+
+
+class StoreError(ValueError):
+    """A store is truncated, altered or of another version; or another process is writing it."""

@@ -1,0 +1,218 @@
+"""From recorded frames to the array a network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asma_fast._backends import native
+from asma_fast.data.clip import Clip, check_frames
+from asma_fast.skeleton import Skeleton
+
+Length = Literal["drop-empty", "aimclr"]
+Centre = Literal["per-body", "first", "none"]
+Scale = Literal["none", "torso"]
+Rotate = Literal["frame", "clip", "aimclr", "none"]
+
+MAX_FRAMES = 1_000_000
+_CHOICES = {
+    "length": get_args(Length),
+    "centre": get_args(Centre),
+    "scale": get_args(Scale),
+    "rotate": get_args(Rotate),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A recipe that turns recorded frames into a clip of fixed length, in the order of the fields below.
+
+    A body that is absent from a frame is all zeros there and stays so. Work is done in float64 and rounded once.
+
+    Parameters
+    ----------
+    frames
+        T, the length after resizing: output frame i reads recorded frame (i + ½)·L/T − ½ of the L valid ones, clamped,
+        linearly between neighbours. None keeps the valid frames as they are.
+    length
+        Which recorded frames are valid. ``"drop-empty"``: those that hold a body. ``"aimclr"``: the first L, L being
+        the number of frames in which the first joint of body 0 is not at the origin (AimCLR, AAAI 2022).
+    centre
+        ``"per-body"``: each body and frame minus its centre joint. ``"first"``: everything minus body 0's centre joint
+        in its first valid frame, which keeps travel and the distance between people. ``"none"``.
+    scale
+        ``"torso"``: coordinates divided by the clip's torso length: the distance between the middle of the shoulders
+        and the middle of the hips (joints named "left hip" and "right hip"), median over the valid frames of body 0.
+        This definition is ours. ``"none"``.
+    rotate
+        Turns about the skeleton's up axis until right − left shoulder points to +x (to +y where x is up).
+        ``"frame"``: each frame by its own angle, or by the last one known where the shoulders give none. ``"clip"``:
+        one angle, of the sum of all frames' shoulder vectors. ``"aimclr"``: AimCLR's arrays exactly (its damped
+        arccos, one sign a clip and body). ``"none"``. With centre ``"per-body"``, and always with ``"aimclr"``, each
+        body turns by its own angle; otherwise all turn by body 0's.
+
+    Raises
+    ------
+    ValueError
+        If a field has none of the values above.
+
+    Examples
+    --------
+    >>> recipe = Preprocessing.named("aimclr")
+    >>> frames = np.random.default_rng(0).normal(size=(2, 80, 25, 3)).astype(np.float32)
+    >>> recipe(frames, Skeleton.named("ntu-rgb+d")).shape
+    (3, 50, 25, 2)
+    """
+
+    frames: int | None = 50
+    length: Length = "drop-empty"
+    centre: Centre = "per-body"
+    scale: Scale = "none"
+    rotate: Rotate = "frame"
+
+    def __post_init__(self) -> None:
+        if self.frames is not None:
+            if isinstance(self.frames, bool) or not isinstance(self.frames, (int, np.integer)):
+                raise TypeError(f"frames must be an int or None, got {type(self.frames).__name__}")
+            if not 1 <= self.frames <= MAX_FRAMES:
+                raise ValueError(f"frames must be from 1 to {MAX_FRAMES}, got {self.frames}")
+            object.__setattr__(self, "frames", int(self.frames))
+        for field, known in _CHOICES.items():
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field} must be one of {', '.join(known)}; got {getattr(self, field)!r}")
+
+    @staticmethod
+    def named(name: str) -> Preprocessing:
+        """A recipe by name.
+
+        ``"aimclr"``: AimCLR's and PSTL's arrays, 50 frames. ``"small"``: 32 frames, torso scale, one turn a clip, for
+        sets of some hundred clips. ``"default"``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such recipe.
+        """
+        if name not in _NAMED:
+            raise ValueError(f"preprocessing must be one of {', '.join(sorted(_NAMED))}; got {name!r}")
+        return _NAMED[name]
+
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """Names that :meth:`named` knows."""
+        return tuple(sorted(_NAMED))
+
+    def to_dict(self) -> dict[str, int | str | None]:
+        """The recipe in plain values, as a store records it."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> Preprocessing:
+        """The recipe that :meth:`to_dict` recorded.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing or unknown.
+        """
+        wanted = {field.name for field in fields(Preprocessing)}
+        if set(record) != wanted:
+            raise ValueError(f"preprocessing must have the fields {sorted(wanted)}, got {sorted(record)}")
+        return Preprocessing(**record)
+
+    def __call__(self, clip: Clip | NDArray[np.float32], skeleton: Skeleton) -> NDArray[np.float32]:
+        """Applies the recipe to one clip.
+
+        Parameters
+        ----------
+        clip
+            A :class:`Clip`, or its frames ``(M, T, V, C)`` float32, in any memory order.
+        skeleton
+            Its joint layout. Channels behind the layout's 2 or 3 coordinates (scores) are resized only.
+
+        Returns
+        -------
+        ndarray of shape (C, T, V, M), float32
+            Its memory is channels last, ``(M, T, V, C)``.
+
+        Raises
+        ------
+        ValueError
+            If the clip does not fit the skeleton, no frame is valid, the layout lacks what a step needs (shoulders and
+            three dimensions to rotate; shoulders and hips to scale), the torso has no length, or the clip has been
+            preprocessed by another recipe.
+        TypeError
+            If the frames are not float32.
+        """
+        frames = clip.frames if isinstance(clip, Clip) else clip
+        check_frames(frames)
+        if frames.shape[2] != len(skeleton):
+            raise ValueError(f"clip must have the {len(skeleton)} joints of {skeleton.name}, got {frames.shape[2]}")
+        if frames.shape[3] < skeleton.dimensions:
+            raise ValueError(f"clip must have {skeleton.dimensions} coordinates or more, got {frames.shape[3]}")
+        if isinstance(clip, Clip):
+            if clip.skeleton != skeleton.name:
+                raise ValueError(f"clip is of skeleton {clip.skeleton!r}, got skeleton {skeleton.name!r}")
+            if clip.preprocessing is not None:
+                if clip.preprocessing != self:
+                    raise ValueError(f"clip was preprocessed already, by {clip.preprocessing}; got {self}")
+                return _logical(np.ascontiguousarray(frames))
+        left, right = self._shoulders(skeleton)
+        top, bottom = self._torso(skeleton)
+        prepared = native().preprocess_clip(
+            np.require(frames, np.float32, "A"),
+            dims=skeleton.dimensions,
+            length=self.length,
+            centre=self.centre,
+            scale=self.scale,
+            rotate=self.rotate,
+            centre_joints=skeleton.centre,
+            left_shoulder=left,
+            right_shoulder=right,
+            torso_top=top,
+            torso_bottom=bottom,
+            up_axis="xyz".index(skeleton.up[1]),
+            out_frames=self.frames or 0,
+        )
+        return _logical(prepared)
+
+    def _shoulders(self, skeleton: Skeleton) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self.rotate == "none":
+            return (), ()
+        if skeleton.dimensions != 3:
+            raise ValueError(
+                f"rotate={self.rotate!r} needs three dimensions; {skeleton.name} has {skeleton.dimensions}"
+            )
+        if skeleton.shoulders is None:
+            raise ValueError(f"rotate={self.rotate!r} needs shoulders; {skeleton.name} names none")
+        return skeleton.shoulders
+
+    def _torso(self, skeleton: Skeleton) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self.scale == "none":
+            return (), ()
+        hips = tuple(skeleton.joints.index(name) for name in ("left hip", "right hip") if name in skeleton.joints)
+        if skeleton.shoulders is None or len(hips) != 2:
+            raise ValueError(
+                f"scale={self.scale!r} needs shoulders and joints named 'left hip' and 'right hip'; "
+                f"{skeleton.name} lacks them"
+            )
+        # Each side weighs half, however many joints make it up.
+        left, right = skeleton.shoulders
+        return left * len(right) + right * len(left), hips
+
+
+def _logical(channels_last: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``(M, T, V, C)`` in memory seen as ``(C, T, V, M)``."""
+    view: NDArray[np.float32] = channels_last.transpose(3, 1, 2, 0)
+    return view
+
+
+_NAMED = {
+    "default": Preprocessing(),
+    "aimclr": Preprocessing(frames=50, length="aimclr", centre="per-body", scale="none", rotate="aimclr"),
+    "small": Preprocessing(frames=32, length="drop-empty", centre="per-body", scale="torso", rotate="clip"),
+}

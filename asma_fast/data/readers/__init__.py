@@ -1,0 +1,73 @@
+"""Readers of raw recordings, one file a data set."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from asma_fast.data.clip import Clip
+from asma_fast.data.readers.base import Reader
+
+_READERS = {
+    "ntu": ("asma_fast.data.readers.ntu", "Ntu"),
+    "nw-ucla": ("asma_fast.data.readers.nw_ucla", "NwUcla"),
+    "utd-mhad": ("asma_fast.data.readers.utd_mhad", "UtdMhad"),
+}
+
+DATASETS = tuple(_READERS)
+
+
+def reader(dataset: str) -> Reader:
+    """The reader of that data set.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if dataset not in _READERS:
+        raise ValueError(f"dataset must be one of {', '.join(_READERS)}; got {dataset!r}")
+    module, name = _READERS[dataset]
+    instance: Reader = getattr(import_module(module), name)()
+    return instance
+
+
+def read_clip(path: str | Path, dataset: str, *, bodies: str = "file-order") -> Clip:
+    """Reads one raw recording.
+
+    Parameters
+    ----------
+    path
+        The file.
+    dataset
+        Whose format it has: ``"ntu"``, ``"nw-ucla"`` or ``"utd-mhad"``.
+    bodies
+        Which bodies are taken where a frame holds more than the data set's number. ``"file-order"``: the first of each
+        frame, without tracking.
+
+    Returns
+    -------
+    Clip
+        ``frames (M, T, V, C)`` float32 as recorded, M = 2 for ``"ntu"``, else 1; an absent body is all zeros. Label,
+        subject and camera are None where neither the file nor its name tells them.
+
+    Raises
+    ------
+    FormatError
+        If the file is not what the format asks for; names file, line, expected and found.
+    ValueError
+        If there is no such data set or body rule.
+    ModuleNotFoundError
+        If the format needs a package that is not installed; names the extra that brings it.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> clip = read_clip("S001C001P001R001A001.skeleton", "ntu")  # doctest: +SKIP
+    >>> clip.frames.shape, clip.label, clip.subject  # doctest: +SKIP
+    ((2, 103, 25, 3), 0, 1)
+    """
+    chosen = reader(dataset)
+    chosen.check_bodies(bodies)
+    return chosen.read(Path(path), bodies)

@@ -1,0 +1,69 @@
+"""Pretraining, probing and what belongs to them: one file a verb, each a plain function over a typed config.
+
+Importing this package needs the standard library only; its functions need ``pip install 'asma-fast[train]'``.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "CheckpointError": "checkpoint",
+    "DemoConfig": "configs",
+    "InspectConfig": "configs",
+    "DemoResult": "demo",
+    "PretrainConfig": "configs",
+    "PretrainResult": "pretrain",
+    "ProbeConfig": "configs",
+    "ProbeResult": "probe",
+    "TrainingError": "pretrain",
+    "demo": "demo",
+    "inspect": "inspect",
+    "pretrain": "pretrain",
+    "probe": "probe",
+}
+
+__all__ = [
+    "CheckpointError",
+    "DemoConfig",
+    "DemoResult",
+    "InspectConfig",
+    "PretrainConfig",
+    "PretrainResult",
+    "ProbeConfig",
+    "ProbeResult",
+    "TrainingError",
+    "demo",
+    "inspect",
+    "pretrain",
+    "probe",
+]
+
+if TYPE_CHECKING:
+    from asma_fast.training.checkpoint import CheckpointError
+    from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
+    from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.inspect import inspect
+    from asma_fast.training.pretrain import PretrainResult, TrainingError, pretrain
+    from asma_fast.training.probe import ProbeResult, probe
+
+
+class _Training(ModuleType):
+    """The package: a verb's name is its function, also once the file of that name has been imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Training
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'asma_fast.training' has no attribute {name!r}")
+    return getattr(import_module(f"asma_fast.training.{_HOMES[name]}"), name)

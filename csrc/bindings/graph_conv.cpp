@@ -1,0 +1,332 @@
+#include "cpu/graph_conv.hpp"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+
+#include "bindings/bindings.hpp"
+#include "bindings/view_maps.hpp"
+#include "core/parallel.hpp"
+#include "core/scratch.hpp"
+#include "cpu/dispatch.hpp"
+#include "cpu/packing.hpp"
+#include "cpu/temporal_conv.hpp"
+
+namespace asma::bindings {
+namespace {
+
+using Maybe = std::optional<Array>;
+
+constexpr std::int64_t piece_products = 1 << 20;  // multiply-adds worth a workspace and a thread's while
+constexpr std::int64_t most_shares = 32;          // partial sums of a gradient, as far as the batch gives them
+
+template <class Real> const Real* data_or_null(const Maybe& array, const char* what) {
+    return array ? array->data<const Real>(what) : nullptr;
+}
+
+// The arguments that both directions share, in the op's order.
+struct Arguments {
+    const Array& x;
+    const Array& weight;
+    const Array& adjacency;
+    const Maybe& bias;
+    const Maybe& frames;
+    const Maybe& joints;
+    const Maybe& nodes;
+    const Maybe& transform;
+    const Maybe& scale;
+    const Maybe& shift;
+    const Maybe& pattern;
+
+    bool clip() const { return x.rank == 5; }
+    bool row_adjacency() const { return adjacency.rank == 4; }
+    std::int64_t parts() const { return weight.size(0); }
+    std::int64_t out_channels() const { return weight.size(1); }
+    std::int64_t channels() const { return weight.size(2); }
+    std::int64_t graph() const { return adjacency.size(adjacency.rank - 1); }
+};
+
+std::string place(std::int64_t row, std::int64_t k, std::int64_t v, std::int64_t w, bool with_row) {
+    return (with_row ? "(" + std::to_string(row) + ", " : "(") + std::to_string(k) + ", " + std::to_string(v) + ", " +
+           std::to_string(w) + ")";
+}
+
+template <class Real> void check_pattern(const Arguments& a) {
+    const bool* pattern = a.pattern->data<const bool>("pattern");
+    const Real* adjacency = a.adjacency.data<const Real>("adjacency");
+    const int first = a.row_adjacency() ? 1 : 0;
+    // A broadcast row need be looked at once.
+    const std::int64_t rows = a.row_adjacency() && a.adjacency.stride(0) != 0 ? a.adjacency.size(0) : 1;
+    if (a.adjacency.count() == 0) return;
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t k = 0; k < a.parts(); ++k)
+            for (std::int64_t v = 0; v < a.graph(); ++v)
+                for (std::int64_t w = 0; w < a.graph(); ++w) {
+                    const Real entry =
+                        adjacency[(first ? row * a.adjacency.stride(0) : 0) + k * a.adjacency.stride(first) +
+                                  v * a.adjacency.stride(first + 1) + w * a.adjacency.stride(first + 2)];
+                    const bool inside =
+                        pattern[k * a.pattern->stride(0) + v * a.pattern->stride(1) + w * a.pattern->stride(2)];
+                    if (entry != 0 && !inside)
+                        throw py::value_error("adjacency must be zero outside pattern, got " + std::to_string(entry) +
+                                              " at " + place(row, k, v, w, first == 1));
+                }
+}
+
+// Frames in work at a time: rows enough that the weights, read from the second cache, are shared by many.
+std::int64_t block_frames(std::int64_t frames, std::int64_t joints) {
+    constexpr std::int64_t wanted_rows = 128;
+    return std::max<std::int64_t>(1, std::min(frames, wanted_rows / std::max<std::int64_t>(1, joints)));
+}
+
+// Everything but the weights, the result and the workspace; checks what indexes memory. `out` is the result, or its
+// gradient.
+template <class Real>
+cpu::GraphConvParams<Real> forward_params(const Arguments& a, const Array& out, const char* what) {
+    check_sizes(out,
+                {a.x.size(0) * (a.clip() ? a.x.size(4) : 1), a.out_channels(),
+                 a.frames ? a.frames->size(1) : a.x.size(2), a.joints ? a.joints->size(1) : a.x.size(3)},
+                what);
+    if (!out.dense({0, 2, 3, 1})) throw py::value_error(std::string(what) + " must lie channels last");
+    cpu::GraphConvParams<Real> p{};
+    p.x = a.x.data<const Real>("x");
+    p.x_clip = a.x.stride(0), p.x_channel = a.x.stride(1), p.x_frame = a.x.stride(2), p.x_joint = a.x.stride(3);
+    p.x_body = a.clip() ? a.x.stride(4) : 0;
+    p.bodies = a.clip() ? a.x.size(4) : 1;
+    p.rows = out.size(0), p.out_channels = out.size(1), p.frames = out.size(2), p.joints = out.size(3);
+    p.channels = a.channels(), p.parts = a.parts();
+    constexpr std::int64_t padding = cpu::joint_padding<Real>;
+    p.width = (p.channels + padding - 1) / padding * padding;
+    p.block = block_frames(p.frames, p.joints);
+    p.view = view_maps<Real>(a.frames, a.joints, a.transform, a.x.size(2), a.x.size(3));
+    if (a.nodes) {
+        const char* name = a.clip() ? "view.nodes" : "nodes";
+        check_dense(*a.nodes, name);
+        check_indices(*a.nodes, a.graph(), name);
+        p.nodes = a.nodes->template data<const std::int32_t>(name);
+        p.nodes_stride = row_stride(*a.nodes);
+        p.rows_per_nodes = std::max<std::int64_t>(1, p.rows / std::max<std::int64_t>(1, a.nodes->size(0)));
+    }
+    p.scale = data_or_null<Real>(a.scale, "scale");
+    p.shift = data_or_null<Real>(a.shift, "shift");
+    p.bias = data_or_null<Real>(a.bias, "bias");
+    if (a.pattern) check_pattern<Real>(a);
+    const int first = a.row_adjacency() ? 1 : 0;
+    p.adjacency = a.adjacency.data<const Real>("adjacency");
+    p.adjacency_row = a.row_adjacency() ? a.adjacency.stride(0) : 0;
+    p.adjacency_part = a.adjacency.stride(first);
+    p.adjacency_source = a.adjacency.stride(first + 1), p.adjacency_target = a.adjacency.stride(first + 2);
+    return p;
+}
+
+// weights, by their strides (column, channel, tap), → as multiply_rows reads them.
+template <class Real> void pack(const Real* weights, std::int64_t columns, std::int64_t channels, std::int64_t taps,
+                                const std::array<std::int64_t, 3>& strides, Real* packed) {
+    cpu::TemporalConvPackParams<Real> p{};
+    p.weight = weights, p.packed = packed;
+    p.sizes.groups = 1, p.sizes.columns = columns, p.sizes.channels = channels, p.sizes.taps = taps;
+    p.column_stride = strides[0], p.channel_stride = strides[1], p.tap_stride = strides[2];
+    constexpr std::int64_t numbers_a_piece = 1 << 14;
+    const std::int64_t slab = std::max<std::int64_t>(1, cpu::slab_columns * channels * taps);
+    parallel_for(cpu::slabs(columns), std::max<std::int64_t>(1, numbers_a_piece / slab),
+                 [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().temporal_conv_pack(p, begin, end); });
+}
+
+// Cuts the workspace of one thread from `reals`, each part at a cache line; with null, only measures it.
+template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, bool backward, Real* reals,
+                                           cpu::GraphConvWorkspace<Real>& work) {
+    constexpr std::int64_t line = cpu::sum_lanes<Real>;
+    std::int64_t used = 0;
+    auto take = [&](Real*& part, std::int64_t count) {
+        part = reals ? reals + used : nullptr;
+        used += (count + line - 1) / line * line;
+    };
+    const std::int64_t read = p.block * p.joints * p.width, entries = p.parts * p.joints * p.joints;
+    take(work.read, read);
+    take(work.gathered, read * p.parts);
+    take(work.into.values, entries);
+    take(work.entry_sums, p.joints * p.parts);
+    if (!backward) {
+        take(work.bias_rows, p.joints * p.out_channels);
+        return used;
+    }
+    take(work.from.values, entries);
+    take(work.unscaled, read);
+    take(work.gathered_grad, read * p.parts);
+    take(work.read_grad, p.joints * p.width);
+    take(work.g_sums, p.joints * p.out_channels);
+    take(work.adjacency_sums, entries * cpu::sum_lanes<Real>);
+    take(work.scale_sums, p.joints * p.width);
+    take(work.shift_sums, p.joints * p.width);
+    return used;
+}
+
+// Calls body(params with a workspace, begin, end) over [0, items) in pieces of `grain`.
+template <class Real, class Body> void for_pieces(const cpu::GraphConvParams<Real>& p, bool backward,
+                                                  std::int64_t items, std::int64_t grain, Body&& body) {
+    cpu::GraphConvWorkspace<Real> measured{};
+    const std::int64_t reals = lay_out<Real>(p, backward, nullptr, measured);
+    const std::int64_t starts = p.joints * p.parts + 1, entries = p.parts * p.joints * p.joints;
+    parallel_for(items, std::max<std::int64_t>(1, grain), [&](std::int64_t begin, std::int64_t end) {
+        Scratch<Real> memory(reals);
+        Scratch<std::int32_t> lists(2 * (starts + entries));
+        cpu::GraphConvParams<Real> piece = p;
+        lay_out<Real>(p, backward, memory.data(), piece.work);
+        piece.work.into.starts = lists.data();
+        piece.work.into.others = lists.data() + starts;
+        if (backward) {
+            piece.work.from.starts = lists.data() + starts + entries;
+            piece.work.from.others = lists.data() + 2 * starts + entries;
+        }
+        body(piece, begin, end);
+    });
+}
+
+void graph_conv(const Array& x, const Array& weight, const Array& adjacency, const Maybe& bias, const Maybe& frames,
+                const Maybe& joints, const Maybe& nodes, const Maybe& transform, const Maybe& scale, const Maybe& shift,
+                const Maybe& pattern, const Array& out) {
+    const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
+    with_real(x, "x", [&](auto zero) {
+        using Real = decltype(zero);
+        cpu::GraphConvParams<Real> p = forward_params<Real>(a, out, "out");
+        p.out = out.data<Real>("out");
+        if (out.count() == 0) return;
+        Scratch<Real> packed(cpu::packed_columns(p.out_channels) * p.channels * p.parts);
+        pack<Real>(weight.data<const Real>("weight"), p.out_channels, p.channels, p.parts,
+                   {p.channels, 1, p.out_channels * p.channels}, packed.data());
+        p.packed = packed.data();
+        const std::int64_t blocks = (p.frames + p.block - 1) / p.block;
+        // Listing the entries of a graph costs about its size, so a piece should hold several blocks.
+        const std::int64_t products = p.block * p.joints * (p.parts * p.channels * p.out_channels + 1);
+        for_pieces<Real>(p, false, p.rows * blocks, piece_products / products,
+                         [](const cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
+                             cpu::kernels<Real>().graph_conv(piece, begin, end);
+                         });
+    });
+}
+
+// out[i] = Σ_share parts[share, i], in order.
+template <class Real> void merge(const Real* parts, std::int64_t shares, std::int64_t size, Real* out) {
+    parallel_for(size, std::max<std::int64_t>(1, (1 << 15) / shares), [&](std::int64_t begin, std::int64_t end) {
+        if (out != parts) std::copy(parts + begin, parts + end, out + begin);
+        for (std::int64_t share = 1; share < shares; ++share)
+            for (std::int64_t i = begin; i < end; ++i) out[i] += parts[share * size + i];
+    });
+}
+
+// The sums of every share, of which merge_into makes one gradient; nothing where it is not wanted.
+template <class Real> class Shares {
+public:
+    Shares(const Maybe& grad, const char* what, std::int64_t shares, std::int64_t size)
+        : out_(grad ? grad->template data<Real>(what) : nullptr),
+          shares_(shares),
+          size_(size),
+          parts_(out_ ? shares * size : 0) {}
+
+    Real* parts() { return out_ ? parts_.data() : nullptr; }
+    Real* out() const { return out_; }
+    void merge_into(Real* to) {
+        if (out_ && size_ > 0) merge(parts_.data(), shares_, size_, to);
+    }
+
+private:
+    Real* out_;
+    std::int64_t shares_, size_;
+    Scratch<Real> parts_;
+};
+
+// Bᵀ of the product g · Wᵀ: (C_out) → (K, width), packed.
+template <class Real> void pack_transposed(const cpu::GraphConvParams<Real>& p, const Real* weight, Real* packed) {
+    const std::int64_t columns = p.parts * p.width;
+    Scratch<Real> rows(p.out_channels * columns);
+    std::fill(rows.data(), rows.data() + p.out_channels * columns, Real{0});
+    for (std::int64_t k = 0; k < p.parts; ++k)
+        for (std::int64_t o = 0; o < p.out_channels; ++o)
+            std::copy(weight + (k * p.out_channels + o) * p.channels,
+                      weight + (k * p.out_channels + o + 1) * p.channels, rows.data() + o * columns + k * p.width);
+    pack<Real>(rows.data(), columns, p.out_channels, 1, {1, columns, 0}, packed);
+}
+
+// (K, width, C_out) → (K, C_out, C)
+template <class Real> void exchange_axes(const cpu::GraphConvParams<Real>& p, const Real* from, Real* to) {
+    for (std::int64_t k = 0; k < p.parts; ++k)
+        for (std::int64_t c = 0; c < p.channels; ++c)
+            for (std::int64_t o = 0; o < p.out_channels; ++o)
+                to[(k * p.out_channels + o) * p.channels + c] = from[(k * p.width + c) * p.out_channels + o];
+}
+
+template <class Real> void backward(const Arguments& a, const Array& g, const Maybe& x_grad, const Maybe& weight_grad,
+                                    const Maybe& adjacency_grad, const Maybe& bias_grad, const Maybe& scale_grad,
+                                    const Maybe& shift_grad) {
+    cpu::GraphConvBackwardParams<Real> p{};
+    p.forward = forward_params<Real>(a, g, "g");
+    const cpu::GraphConvParams<Real>& f = p.forward;
+    const Real* weight = a.weight.data<const Real>("weight");
+    p.g = g.data<const Real>("g");
+    p.graph = a.graph(), p.x_frames = a.x.size(2), p.x_joints = a.x.size(3);
+    p.shares = std::clamp<std::int64_t>(f.rows, 1, most_shares);
+    if (a.pattern) {
+        p.pattern = a.pattern->template data<const bool>("pattern");
+        p.pattern_part = a.pattern->stride(0), p.pattern_source = a.pattern->stride(1);
+        p.pattern_target = a.pattern->stride(2);
+    }
+    if (x_grad) p.x_grad = x_grad->template data<Real>("x_grad");
+    const std::int64_t gathered = f.parts * f.width, graph_size = f.parts * p.graph * p.graph;
+    const Maybe shared_adjacency = a.row_adjacency() ? std::nullopt : adjacency_grad;
+    if (a.row_adjacency() && adjacency_grad) p.adjacency_grad = adjacency_grad->template data<Real>("adjacency_grad");
+    Shares<Real> weights(weight_grad, "weight_grad", p.shares, gathered * f.out_channels);
+    Shares<Real> adjacencies(shared_adjacency, "adjacency_grad", p.shares, graph_size);
+    Shares<Real> biases(bias_grad, "bias_grad", p.shares, f.parts * f.out_channels);
+    Shares<Real> scales(scale_grad, "scale_grad", p.shares, p.graph * f.channels);
+    Shares<Real> shifts(shift_grad, "shift_grad", p.shares, p.graph * f.channels);
+    p.weight_parts = weights.parts(), p.adjacency_parts = adjacencies.parts(), p.bias_parts = biases.parts();
+    p.scale_parts = scales.parts(), p.shift_parts = shifts.parts();
+
+    Scratch<Real> packed(cpu::packed_columns(gathered) * f.out_channels);
+    pack_transposed<Real>(f, weight, packed.data());
+    p.packed_transposed = packed.data();
+    for_pieces<Real>(f, true, p.shares, 1,
+                     [&](const cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
+                         cpu::GraphConvBackwardParams<Real> mine = p;
+                         mine.forward = piece;
+                         cpu::kernels<Real>().graph_conv_backward(mine, begin, end);
+                     });
+    if (weights.out()) {
+        weights.merge_into(weights.parts());
+        exchange_axes<Real>(f, weights.parts(), weights.out());
+    }
+    adjacencies.merge_into(adjacencies.out());
+    biases.merge_into(biases.out());
+    scales.merge_into(scales.out());
+    shifts.merge_into(shifts.out());
+}
+
+// g: (B, T', V', C_out) dense. A gradient that is null is not wanted; the others are dense, x's channels last.
+void graph_conv_backward(const Array& g, const Array& x, const Array& weight, const Array& adjacency, const Maybe& bias,
+                         const Maybe& frames, const Maybe& joints, const Maybe& nodes, const Maybe& transform,
+                         const Maybe& scale, const Maybe& shift, const Maybe& pattern, const Maybe& x_grad,
+                         const Maybe& weight_grad, const Maybe& adjacency_grad, const Maybe& bias_grad,
+                         const Maybe& scale_grad, const Maybe& shift_grad) {
+    const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
+    with_real(x, "x", [&](auto zero) {
+        backward<decltype(zero)>(a, g, x_grad, weight_grad, adjacency_grad, bias_grad, scale_grad, shift_grad);
+    });
+}
+
+}  // namespace
+
+void bind_graph_conv(py::module_& module) {
+    module.def("graph_conv", &graph_conv, py::arg("x"), py::arg("weight"), py::arg("adjacency"), py::arg("bias"),
+               py::arg("frames"), py::arg("joints"), py::arg("nodes"), py::arg("transform"), py::arg("scale"),
+               py::arg("shift"), py::arg("pattern"), py::arg("out"), release_gil());
+    module.def("graph_conv_backward", &graph_conv_backward, py::arg("g"), py::arg("x"), py::arg("weight"),
+               py::arg("adjacency"), py::arg("bias"), py::arg("frames"), py::arg("joints"), py::arg("nodes"),
+               py::arg("transform"), py::arg("scale"), py::arg("shift"), py::arg("pattern"), py::arg("x_grad"),
+               py::arg("weight_grad"), py::arg("adjacency_grad"), py::arg("bias_grad"), py::arg("scale_grad"),
+               py::arg("shift_grad"), release_gil());
+}
+
+}  // namespace asma::bindings

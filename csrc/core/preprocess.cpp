@@ -1,0 +1,236 @@
+#include "core/preprocess.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <stdexcept>
+
+namespace asma {
+namespace {
+
+using Point = std::array<double, 3>;
+
+const float* body_frame(const ClipView& clip, std::int64_t body, std::int64_t frame) {
+    return clip.data + body * clip.body_stride + frame * clip.frame_stride;
+}
+
+bool present(const ClipView& clip, std::int64_t body, std::int64_t frame) {
+    const float* joints = body_frame(clip, body, frame);
+    for (std::int64_t v = 0; v < clip.joints; ++v)
+        for (std::int64_t c = 0; c < clip.channels; ++c)
+            if (joints[v * clip.joint_stride + c * clip.channel_stride] != 0) return true;
+    return false;
+}
+
+Point mean_of(const float* joints, std::int64_t joint_stride, std::int64_t channel_stride, int dims,
+              const std::vector<std::int32_t>& chosen) {
+    Point mean{};
+    for (const std::int32_t joint : chosen)
+        for (int c = 0; c < dims; ++c) mean[c] += joints[joint * joint_stride + c * channel_stride];
+    for (double& value : mean) value /= static_cast<double>(chosen.size());
+    return mean;
+}
+
+Point mean_of(const ClipView& clip, std::int64_t body, std::int64_t frame, const std::vector<std::int32_t>& chosen) {
+    return mean_of(body_frame(clip, body, frame), clip.joint_stride, clip.channel_stride, clip.dims, chosen);
+}
+
+// The body whose track stands for the clip: body 0, or the first that appears at all.
+std::int64_t leading_body(const ClipView& clip, const std::vector<std::int64_t>& valid) {
+    for (std::int64_t body = 0; body < clip.bodies; ++body)
+        for (const std::int64_t frame : valid)
+            if (present(clip, body, frame)) return body;
+    return 0;
+}
+
+Point first_centre(const ClipView& clip, const std::vector<std::int64_t>& valid,
+                   const std::vector<std::int32_t>& centre_joints) {
+    const std::int64_t body = leading_body(clip, valid);
+    for (const std::int64_t frame : valid)
+        if (present(clip, body, frame)) return mean_of(clip, body, frame, centre_joints);
+    return {};
+}
+
+// Median over the valid frames of the leading body; of an even number, the mean of the middle two.
+double torso_length(const ClipView& clip, const std::vector<std::int64_t>& valid, const Preprocess& recipe) {
+    const std::int64_t body = leading_body(clip, valid);
+    std::vector<double> lengths;
+    lengths.reserve(valid.size());
+    for (const std::int64_t frame : valid) {
+        if (!present(clip, body, frame)) continue;
+        const Point top = mean_of(clip, body, frame, recipe.torso_top);
+        const Point bottom = mean_of(clip, body, frame, recipe.torso_bottom);
+        const double length = std::hypot(top[0] - bottom[0], top[1] - bottom[1], top[2] - bottom[2]);
+        if (!std::isfinite(length))
+            throw std::domain_error("torso length must be finite: the clip holds a NaN or infinity");
+        lengths.push_back(length);
+    }
+    if (lengths.empty()) throw std::domain_error("torso length needs a frame with a body");
+    std::sort(lengths.begin(), lengths.end());
+    const std::size_t half = lengths.size() / 2;
+    const double median = lengths.size() % 2 ? lengths[half] : 0.5 * (lengths[half - 1] + lengths[half]);
+    if (!(median > 0)) throw std::domain_error("torso length must be positive: shoulders and hips lie in one point");
+    return median;
+}
+
+// One recorded body and frame as the resize reads it: (joint − origin) · scale, or zeros where the body is absent.
+struct Source {
+    const float* joints;
+    Point origin;
+    bool is_present;
+};
+
+Source source(const ClipView& clip, const Preprocess& recipe, const Point& first, std::int64_t body,
+              std::int64_t frame) {
+    Source read{body_frame(clip, body, frame), {}, present(clip, body, frame)};
+    if (recipe.centre == CentreRule::per_body)
+        read.origin = mean_of(clip, body, frame, recipe.centre_joints);
+    else if (recipe.centre == CentreRule::first)
+        read.origin = first;
+    return read;
+}
+
+double value(const ClipView& clip, const Source& from, double scale, std::int64_t v, std::int64_t c) {
+    if (!from.is_present) return 0;
+    const double recorded = from.joints[v * clip.joint_stride + c * clip.channel_stride];
+    return c < clip.dims ? (recorded - from.origin[static_cast<std::size_t>(c)]) * scale : recorded;
+}
+
+void centre_scale_resize(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid,
+                         std::int64_t out_frames, float* out) {
+    const Point first = recipe.centre == CentreRule::first ? first_centre(clip, valid, recipe.centre_joints) : Point{};
+    const double scale = recipe.scale == ScaleRule::torso ? 1.0 / torso_length(clip, valid, recipe) : 1.0;
+    const auto length = static_cast<std::int64_t>(valid.size());
+    for (std::int64_t body = 0; body < clip.bodies; ++body) {
+        for (std::int64_t t = 0; t < out_frames; ++t) {
+            const double step = static_cast<double>(length) / static_cast<double>(out_frames);
+            const double at =
+                std::clamp((static_cast<double>(t) + 0.5) * step - 0.5, 0.0, static_cast<double>(length - 1));
+            const auto before = static_cast<std::int64_t>(at);
+            const std::int64_t after = std::min(before + 1, length - 1);
+            const double weight = at - static_cast<double>(before);
+            const Source low = source(clip, recipe, first, body, valid[static_cast<std::size_t>(before)]);
+            const Source high = source(clip, recipe, first, body, valid[static_cast<std::size_t>(after)]);
+            float* to = out + (body * out_frames + t) * clip.joints * clip.channels;
+            for (std::int64_t v = 0; v < clip.joints; ++v)
+                for (std::int64_t c = 0; c < clip.channels; ++c) {
+                    double sample = value(clip, low, scale, v, c);
+                    if (weight > 0) sample += weight * (value(clip, high, scale, v, c) - sample);
+                    *to++ = static_cast<float>(sample);
+                }
+        }
+    }
+}
+
+// The resized clip as the rotation sees it: dense (M, T, V, C), turned in the plane of two horizontal axes.
+struct Resized {
+    float* data;
+    std::int64_t frames, joints, channels;
+    std::size_t ahead, aside;  // the horizontal axes; shoulders end up along `ahead`
+
+    float* frame(std::int64_t body, std::int64_t t) const { return data + (body * frames + t) * joints * channels; }
+
+    // Right − left shoulder in the horizontal plane.
+    std::array<double, 2> shoulders(const Preprocess& recipe, std::int64_t body, std::int64_t t) const {
+        const float* from = frame(body, t);
+        const Point left = mean_of(from, channels, 1, 3, recipe.left_shoulder);
+        const Point right = mean_of(from, channels, 1, 3, recipe.right_shoulder);
+        return {right[ahead] - left[ahead], right[aside] - left[aside]};
+    }
+
+    void turn(std::int64_t body, std::int64_t t, double cosine, double sine) const {
+        float* joint = frame(body, t);
+        for (std::int64_t v = 0; v < joints; ++v, joint += channels) {
+            const double a = joint[ahead], b = joint[aside];
+            joint[ahead] = static_cast<float>(cosine * a - sine * b);
+            joint[aside] = static_cast<float>(sine * a + cosine * b);
+        }
+    }
+};
+
+// Writes cosine and sine of each frame's angle, taken from one body's shoulders.
+using Angles = std::vector<std::array<double, 2>>;
+
+void angles_of_frames(const Resized& clip, const Preprocess& recipe, std::int64_t body, Angles& angles) {
+    std::array<double, 2> held{1, 0};
+    for (std::int64_t t = 0; t < clip.frames; ++t) {
+        const auto [a, b] = clip.shoulders(recipe, body, t);
+        const double norm = std::hypot(a, b);
+        if (norm > 0) held = {a / norm, -b / norm};
+        angles[static_cast<std::size_t>(t)] = held;
+    }
+}
+
+void angle_of_clip(const Resized& clip, const Preprocess& recipe, std::int64_t body, Angles& angles) {
+    double sum_a = 0, sum_b = 0;
+    for (std::int64_t t = 0; t < clip.frames; ++t) {
+        const auto [a, b] = clip.shoulders(recipe, body, t);
+        sum_a += a;
+        sum_b += b;
+    }
+    const double norm = std::hypot(sum_a, sum_b);
+    const std::array<double, 2> one =
+        norm > 0 ? std::array<double, 2>{sum_a / norm, -sum_b / norm} : std::array<double, 2>{1, 0};
+    std::fill(angles.begin(), angles.end(), one);
+}
+
+// AimCLR's arccos of a cosine damped by 1e-4, with one sign for the whole clip of a body.
+void angles_of_aimclr(const Resized& clip, const Preprocess& recipe, std::int64_t body, Angles& angles) {
+    double sum_b = 0;
+    for (std::int64_t t = 0; t < clip.frames; ++t) {
+        const auto [a, b] = clip.shoulders(recipe, body, t);
+        sum_b += b;
+        const double theta = std::acos(a / (std::hypot(a, b) + 1e-4));
+        angles[static_cast<std::size_t>(t)] = {std::cos(theta), std::sin(theta)};
+    }
+    if (sum_b >= 0)
+        for (auto& [cosine, sine] : angles) sine = -sine;
+}
+
+void rotate(const Resized& clip, const Preprocess& recipe, std::int64_t bodies, std::int64_t leading) {
+    const bool each_by_itself = recipe.rotate == RotateRule::aimclr || recipe.centre == CentreRule::per_body;
+    Angles angles(static_cast<std::size_t>(clip.frames));
+    for (std::int64_t body = 0; body < bodies; ++body) {
+        const std::int64_t guide = each_by_itself ? body : leading;
+        if (body == 0 || each_by_itself) {
+            if (recipe.rotate == RotateRule::frame)
+                angles_of_frames(clip, recipe, guide, angles);
+            else if (recipe.rotate == RotateRule::clip)
+                angle_of_clip(clip, recipe, guide, angles);
+            else
+                angles_of_aimclr(clip, recipe, guide, angles);
+        }
+        for (std::int64_t t = 0; t < clip.frames; ++t) {
+            const auto [cosine, sine] = angles[static_cast<std::size_t>(t)];
+            clip.turn(body, t, cosine, sine);
+        }
+    }
+}
+
+}  // namespace
+
+std::vector<std::int64_t> valid_frames(const ClipView& clip, LengthRule rule) {
+    std::vector<std::int64_t> kept;
+    for (std::int64_t frame = 0; frame < clip.frames; ++frame) {
+        bool valid = false;
+        if (rule == LengthRule::aimclr) {
+            const float* joint = body_frame(clip, 0, frame);
+            for (int c = 0; c < clip.dims; ++c) valid |= joint[c * clip.channel_stride] != 0;
+        } else {
+            for (std::int64_t body = 0; body < clip.bodies && !valid; ++body) valid = present(clip, body, frame);
+        }
+        if (valid) kept.push_back(rule == LengthRule::aimclr ? static_cast<std::int64_t>(kept.size()) : frame);
+    }
+    return kept;
+}
+
+void preprocess(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid,
+                std::int64_t out_frames, float* out) {
+    if (valid.empty()) throw std::invalid_argument("preprocess needs at least one valid frame");
+    centre_scale_resize(clip, recipe, valid, out_frames, out);
+    if (recipe.rotate == RotateRule::none) return;
+    const std::size_t ahead = recipe.up_axis == 0 ? 1 : 0, aside = recipe.up_axis == 2 ? 1 : 2;
+    rotate({out, out_frames, clip.joints, clip.channels, ahead, aside}, recipe, clip.bodies, leading_body(clip, valid));
+}
+
+}  // namespace asma

@@ -1,0 +1,49 @@
+// From recorded frames to a clip a network reads: valid length → centre → scale → resize → rotate.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace asma {
+
+enum class LengthRule : std::uint8_t { drop_empty, aimclr };
+enum class CentreRule : std::uint8_t { none, per_body, first };
+enum class ScaleRule : std::uint8_t { none, torso };
+enum class RotateRule : std::uint8_t { none, frame, clip, aimclr };
+
+// A clip (M, T, V, C) in any memory order; strides count elements. The first `dims` channels are coordinates, the
+// others (scores) are resized and nothing else. A body is absent from a frame where all its channels are zero.
+struct ClipView {
+    const float* data = nullptr;
+    std::int64_t bodies = 0, frames = 0, joints = 0, channels = 0;
+    std::int64_t body_stride = 0, frame_stride = 0, joint_stride = 0, channel_stride = 0;
+    int dims = 3;
+};
+
+// Every list of joints names one point: their mean.
+struct Preprocess {
+    LengthRule length = LengthRule::drop_empty;
+    CentreRule centre = CentreRule::none;
+    ScaleRule scale = ScaleRule::none;
+    RotateRule rotate = RotateRule::none;
+    std::vector<std::int32_t> centre_joints;
+    std::vector<std::int32_t> left_shoulder, right_shoulder;
+    std::vector<std::int32_t> torso_top, torso_bottom;
+    int up_axis = 1;
+};
+
+// The recorded frames that the length rule keeps, ascending. drop_empty: those that hold a body. aimclr: the first L,
+// L being the number of frames in which the first joint of body 0 is not at the origin.
+std::vector<std::int64_t> valid_frames(const ClipView& clip, LengthRule rule);
+
+// out: (M, out_frames, V, C), dense. `valid` comes from valid_frames and holds at least one frame; every joint index
+// lies in [0, V). Throws std::domain_error where the torso has no length.
+//
+// Resize reads valid frame (i + ½)·L/T − ½, clamped, linearly between neighbours. Rotation turns about the up axis so
+// that right − left shoulder points along the first horizontal axis (x; y where x is up); bodies that were centred
+// each on itself turn by their own angles, others by body 0's, which keeps what lies between them. Where the
+// shoulders give no direction the previous frame's angle holds (0 at first).
+void preprocess(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid,
+                std::int64_t out_frames, float* out);
+
+}  // namespace asma

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/gather_view.hpp"
+
+namespace asma::cpu {
+
+// The numbers of one joint are padded to whole vectors of 16 bytes.
+template <class Real> inline constexpr std::int64_t joint_padding = 16 / static_cast<std::int64_t>(sizeof(Real));
+
+// A vector of partial sums, as wide as any instruction set's.
+template <class Real> inline constexpr std::int64_t sum_lanes = 64 / static_cast<std::int64_t>(sizeof(Real));
+
+// The non-zero entries of the adjacency of a row's joints, in lists: list (joint · K + k) names the other joints.
+template <class Real> struct GraphConvEntries {
+    std::int32_t* starts;  // (V'·K + 1)
+    std::int32_t* others;  // (K·V'·V')
+    Real* values;
+};
+
+// The working memory of one thread. `block` frames are in work at a time.
+template <class Real> struct GraphConvWorkspace {
+    Real* read;                   // (block, V', width): x̂
+    Real* gathered;               // (block, V', K, width): z, joints gathered along the entries of the adjacency
+    Real* entry_sums;             // (V', K): Σ_v A[k, v, w]
+    Real* bias_rows;              // (V', C_out)
+    GraphConvEntries<Real> into;  // by target
+    // Of the backward pass alone.
+    GraphConvEntries<Real> from;  // by source
+    Real* unscaled;               // (block, V', width): x̂ before scale and shift
+    Real* gathered_grad;          // (block, V', K, width)
+    Real* read_grad;              // (V', width): of one frame
+    Real* g_sums;                 // (V', C_out): Σ_t g
+    Real* adjacency_sums;         // (K, V', V', sum_lanes)
+    Real* scale_sums;             // (V', width)
+    Real* shift_sums;             // (V', width)
+};
+
+// out (B, T', V', C_out) dense. A feature map is a clip of B clips with one body. Work items are blocks of frames of a
+// row, in order.
+template <class Real> struct GraphConvParams {
+    const Real* x;
+    std::int64_t x_clip, x_body, x_channel, x_frame, x_joint;  // strides
+    ViewMaps<Real> view;
+    const std::int32_t* nodes;  // (N, V'); null: joint v plays node v
+    std::int64_t nodes_stride, rows_per_nodes;
+    const Real* scale;  // (V_graph, C) dense, or null
+    const Real* shift;
+    const Real* adjacency;
+    std::int64_t adjacency_row, adjacency_part, adjacency_source, adjacency_target;  // strides; row 0 if shared
+    const Real* bias;                                                                // (K, C_out) dense, or null
+    const Real* packed;                                                              // weights: K taps of (C → C_out)
+    Real* out;
+    std::int64_t rows, bodies, frames, joints, channels, width, parts, out_channels, block;
+    GraphConvWorkspace<Real> work;
+};
+
+// Gradients, each null where it is not wanted. Work items are shares: share i sums the rows [B·i/shares,
+// B·(i+1)/shares) in order into its own part of the `_parts` arrays, which the caller adds up.
+template <class Real> struct GraphConvBackwardParams {
+    GraphConvParams<Real> forward;  // its `packed` and `out` are not used
+    const Real* g;                  // (B, T', V', C_out) dense
+    const Real* packed_transposed;  // one tap of (C_out → K·width), the padding zero
+    const bool* pattern;            // (K, V_graph, V_graph) by strides; null: the dense gradient
+    std::int64_t pattern_part, pattern_source, pattern_target;
+    std::int64_t shares, graph, x_frames, x_joints;
+    Real* x_grad;           // (N, M, T, V, C) dense
+    Real* weight_parts;     // (shares, K·width, C_out)
+    Real* adjacency_parts;  // (shares, K, V_graph, V_graph)
+    Real* adjacency_grad;   // (B, K, V_graph, V_graph) dense: instead of the parts where each row has its own
+    Real* bias_parts;       // (shares, K, C_out)
+    Real* scale_parts;      // (shares, V_graph, C)
+    Real* shift_parts;
+};
+
+}  // namespace asma::cpu

@@ -1,0 +1,18 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of genuine recordings that ``ASMA_DATA`` names; tests that use it skip where it is absent."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("ASMA_DATA") or root / "../shared/data").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no recordings: ASMA_DATA names {folder}, which does not exist")
+    return folder

@@ -1,0 +1,297 @@
+"""Preprocessing: what each step promises, and AimCLR's arrays on genuine files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from asma_fast import Skeleton
+from asma_fast.data import Clip, Preprocessing
+
+NTU = Skeleton.named("ntu-rgb+d")
+Frames = NDArray[np.float32]
+
+
+def body_like(rng: np.random.Generator, frames: int, bodies: int = 1, skeleton: Skeleton = NTU) -> Frames:
+    """Bodies of random shape that sway, turn and travel."""
+    shape = rng.normal(size=(bodies, 1, len(skeleton), 3))
+    sway = 0.1 * np.cumsum(rng.normal(size=(bodies, frames, len(skeleton), 3)), axis=1) / np.sqrt(frames)
+    travel = np.cumsum(rng.normal(size=(bodies, frames, 1, 3)), axis=1) / np.sqrt(frames)
+    return (shape + sway + travel + 3).astype(np.float32)
+
+
+def only(**steps: object) -> Preprocessing:
+    """A recipe of the named steps alone."""
+    return Preprocessing(**{"frames": None, "centre": "none", "scale": "none", "rotate": "none", **steps})  # type: ignore[arg-type]
+
+
+def channels_last(prepared: Frames) -> Frames:
+    return prepared.transpose(3, 1, 2, 0)
+
+
+def aimclr(frames: NDArray[np.float64], length: int = 50) -> NDArray[np.float64]:
+    """AimCLR's recipe for a raw clip (M, T, V, 3), step by step in NumPy and torch → (M, length, V, 3)."""
+    import torch
+    import torch.nn.functional as F
+
+    valid = int((np.abs(frames[0, :, 0]).sum(axis=-1) != 0).sum())
+    relative = frames - frames[:, :, 20:21]
+    out = []
+    for body in relative[:, :valid]:
+        image = torch.from_numpy(body.transpose(2, 0, 1))[None]
+        resized = F.interpolate(image, size=(length, 25), mode="bilinear", align_corners=False)[0].numpy()
+        vector = resized[:, :, 8] - resized[:, :, 4]
+        vector[1] = 0
+        cosine = vector[0] / (np.sqrt((vector**2).sum(axis=0)) + 1e-4)
+        theta = np.arccos(cosine) * (-1 if vector[2].sum() >= 0 else 1)
+        turns = np.zeros((length, 3, 3))
+        turns[:, 0, 0] = turns[:, 2, 2] = np.cos(theta)
+        turns[:, 1, 1] = 1
+        turns[:, 0, 2], turns[:, 2, 0] = -np.sin(theta), np.sin(theta)
+        out.append(np.einsum("tij,jtv->tvi", turns, resized))
+    return np.stack(out)
+
+
+def plain_ntu(path: Path) -> NDArray[np.float64]:
+    """A raw NTU file by Python's own parsing → (2, T, 25, 3)."""
+    lines = iter(path.read_text().splitlines())
+    count = int(next(lines))
+    frames = np.zeros((2, count, 25, 3))
+    for t in range(count):
+        for m in range(int(next(lines))):
+            next(lines)
+            for v in range(int(next(lines))):
+                frames[m, t, v] = [float(word) for word in next(lines).split()[:3]]
+    return frames
+
+
+def test_aimclr_arrays_on_genuine_files(recordings: Path) -> None:
+    files = sorted((recordings / "ntu-raw").glob("*.skeleton"))
+    assert len(files) == 7
+    for path in files:
+        raw = plain_ntu(path)
+        prepared = Preprocessing.named("aimclr")(raw.astype(np.float32), NTU)
+        assert prepared.shape == (3, 50, 25, 2)
+        np.testing.assert_allclose(channels_last(prepared), aimclr(raw), atol=1e-5, rtol=0)
+
+
+def test_aimclr_counts_frames_and_cuts_to_the_first_that_many() -> None:
+    rng = np.random.default_rng(1)
+    raw = body_like(rng, 40, bodies=2)
+    raw[0, [0, 7, 8, 30]] = 0
+    raw[1, 20:] = 0
+    prepared = Preprocessing.named("aimclr")(raw, NTU)
+    np.testing.assert_allclose(channels_last(prepared), aimclr(raw.astype(np.float64)), atol=1e-5, rtol=0)
+
+
+def test_result_is_channels_last_float32_with_bodies_kept() -> None:
+    raw = body_like(np.random.default_rng(2), 30, bodies=3)
+    prepared = Preprocessing()(raw, NTU)
+    assert prepared.shape == (3, 50, 25, 3)
+    assert prepared.dtype == np.float32
+    assert channels_last(prepared).flags.c_contiguous
+
+
+def test_any_memory_order_gives_the_same() -> None:
+    raw = body_like(np.random.default_rng(3), 30, bodies=2)
+    recipe = Preprocessing.named("small")
+    expected = recipe(raw, NTU)
+    stored = np.ascontiguousarray(raw.transpose(1, 0, 2, 3)).transpose(1, 0, 2, 3)
+    reversed_view = np.ascontiguousarray(raw[:, ::-1, :, ::-1])[:, ::-1, :, ::-1]
+    misaligned = np.frombuffer(b"\0" + raw.tobytes(), np.uint8)[1:].view(np.float32).reshape(raw.shape)
+    for other in (stored, reversed_view, misaligned):
+        np.testing.assert_array_equal(recipe(other, NTU), expected)
+
+
+@pytest.mark.parametrize(("length", "frames"), [(1, 5), (2, 5), (7, 7), (40, 13), (13, 40), (3, 1)])
+def test_resize_samples_at_half_pixel_centres(length: int, frames: int) -> None:
+    raw = body_like(np.random.default_rng(4), length)
+    at = np.clip((np.arange(frames) + 0.5) * length / frames - 0.5, 0, length - 1)
+    expected = np.empty((1, frames, 25, 3))
+    for joint in range(25):
+        for channel in range(3):
+            expected[0, :, joint, channel] = np.interp(at, np.arange(length), raw[0, :, joint, channel])
+    np.testing.assert_allclose(channels_last(only(frames=frames)(raw, NTU)), expected, atol=1e-6)
+
+
+def test_dropping_empty_frames_equals_never_having_had_them() -> None:
+    raw = body_like(np.random.default_rng(5), 20, bodies=2)
+    gaps = np.insert(raw, [0, 5, 5, 20], 0, axis=1)
+    recipe = Preprocessing.named("small")
+    np.testing.assert_array_equal(recipe(gaps, NTU), recipe(raw, NTU))
+
+
+def test_a_missing_body_stays_zero() -> None:
+    raw = body_like(np.random.default_rng(6), 20, bodies=2)
+    raw[1] = 0
+    for centre in ("per-body", "first", "none"):
+        for rotate in ("frame", "clip", "aimclr", "none"):
+            for scale in ("none", "torso"):
+                prepared = Preprocessing(centre=centre, rotate=rotate, scale=scale)(raw, NTU)  # type: ignore[arg-type]
+                assert not prepared[..., 1].any()
+                assert prepared[..., 0].any()
+
+
+def test_per_body_centre_puts_each_centre_at_the_origin() -> None:
+    raw = body_like(np.random.default_rng(7), 20, bodies=2)
+    virtual = Skeleton(edges=NTU.edges, joints=NTU.joints, centre=(12, 16), shoulders=NTU.shoulders)
+    assert np.abs(only(centre="per-body")(raw, NTU)[:, :, 20]).max() < 1e-6
+    middle = only(centre="per-body")(raw, virtual)[:, :, [12, 16]].mean(axis=2)
+    assert np.abs(middle).max() < 1e-6
+
+
+def test_first_centre_keeps_travel_and_distance() -> None:
+    raw = body_like(np.random.default_rng(8), 20, bodies=2)
+    raw[0, :3] = 0
+    prepared = channels_last(only(centre="first")(raw, NTU))
+    np.testing.assert_allclose(prepared[1], raw[1] - raw[0, 3, 20], atol=1e-5)
+    np.testing.assert_allclose(prepared[0, 3:], raw[0, 3:] - raw[0, 3, 20], atol=1e-5)
+    assert not prepared[0, :3].any()
+
+
+def test_torso_scale_makes_clips_of_every_size_alike() -> None:
+    raw = body_like(np.random.default_rng(9), 21, bodies=2)
+    recipe = only(scale="torso", centre="first")
+    prepared = channels_last(recipe(raw, NTU)).astype(np.float64)
+    torso = prepared[0, :, [4, 8]].mean(axis=0) - prepared[0, :, [12, 16]].mean(axis=0)
+    assert np.median(np.linalg.norm(torso, axis=-1)) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(channels_last(recipe(raw * np.float32(1.7), NTU)), prepared, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", Skeleton.names())
+def test_every_layout_has_a_torso(name: str) -> None:
+    skeleton = Skeleton.named(name)
+    raw = body_like(np.random.default_rng(10), 12, skeleton=skeleton)[..., : skeleton.dimensions].copy()
+    assert np.isfinite(only(scale="torso", centre="per-body", frames=8)(raw, skeleton)).all()
+
+
+def shoulders(prepared: Frames) -> Frames:
+    """Right − left shoulder, (C, T, M)."""
+    return prepared[:, :, 8] - prepared[:, :, 4]
+
+
+@pytest.mark.parametrize("centre", ["per-body", "none"])
+def test_frame_rotation_points_the_shoulders_to_x(centre: str) -> None:
+    raw = body_like(np.random.default_rng(11), 40, bodies=2)
+    across = shoulders(Preprocessing(centre=centre, rotate="frame")(raw, NTU))  # type: ignore[arg-type]
+    bodies = slice(None) if centre == "per-body" else slice(0, 1)
+    assert (across[0, :, bodies] > 0).all()
+    assert np.abs(across[2, :, bodies]).max() < 1e-5
+
+
+def test_frame_rotation_is_causal_and_holds_through_a_gap() -> None:
+    raw = body_like(np.random.default_rng(12), 12, bodies=2)
+    raw[0, 6:] = 0
+    recipe = only(rotate="frame")
+    whole, beginning = recipe(raw, NTU), recipe(raw[:, :8], NTU)
+    np.testing.assert_array_equal(whole[:, :8], beginning)
+    angle = np.arctan2(*shoulders(only()(raw, NTU))[[2, 0], 5, 0])
+    turned = raw[1, 9] @ np.array([[np.cos(angle), 0, -np.sin(angle)], [0, 1, 0], [np.sin(angle), 0, np.cos(angle)]])
+    np.testing.assert_allclose(channels_last(whole)[1, 9], turned, atol=1e-4)
+
+
+def test_clip_rotation_undoes_any_viewpoint() -> None:
+    raw = body_like(np.random.default_rng(13), 30, bodies=2)
+    angle = 1.1
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    seen = (raw @ turn).astype(np.float32)
+    for centre in ("per-body", "first"):
+        recipe = Preprocessing(centre=centre, rotate="clip")  # type: ignore[arg-type]
+        np.testing.assert_allclose(recipe(seen, NTU), recipe(raw, NTU), atol=2e-5)
+
+
+def test_rotation_with_a_common_origin_keeps_distances_between_bodies() -> None:
+    raw = body_like(np.random.default_rng(14), 30, bodies=2)
+    still = channels_last(only(centre="first")(raw, NTU))
+    for rotate in ("frame", "clip"):
+        turned = channels_last(only(centre="first", rotate=rotate)(raw, NTU))
+        np.testing.assert_allclose(
+            np.linalg.norm(turned[0] - turned[1], axis=-1), np.linalg.norm(still[0] - still[1], axis=-1), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(("up", "kept", "across"), [("+z", 2, (0, 1)), ("-y", 1, (0, 2)), ("+x", 0, (1, 2))])
+def test_rotation_is_about_the_up_axis(up: str, kept: int, across: tuple[int, int]) -> None:
+    skeleton = Skeleton(edges=NTU.edges, joints=NTU.joints, shoulders=NTU.shoulders, up=up)
+    raw = body_like(np.random.default_rng(15), 20)
+    turned = only(rotate="frame")(raw, skeleton)
+    np.testing.assert_array_equal(turned[kept], only()(raw, skeleton)[kept])
+    assert (shoulders(turned)[across[0]] > 0).all()
+    assert np.abs(shoulders(turned)[across[1]]).max() < 1e-5
+
+
+def test_scores_behind_the_coordinates_are_resized_only() -> None:
+    raw = body_like(np.random.default_rng(16), 20)
+    scored = np.concatenate([raw, np.full((1, 20, 25, 1), 0.5, np.float32)], axis=-1)
+    for recipe in (Preprocessing.named("small"), Preprocessing.named("aimclr")):
+        prepared = recipe(scored, NTU)
+        np.testing.assert_array_equal(prepared[3], np.full_like(prepared[3], 0.5))
+        np.testing.assert_array_equal(prepared[:3], recipe(raw, NTU))
+
+
+def test_nothing_is_done_twice() -> None:
+    recipe = Preprocessing.named("small")
+    raw = Clip(body_like(np.random.default_rng(17), 20), "ntu-rgb+d")
+    once = Clip(np.ascontiguousarray(channels_last(recipe(raw, NTU))), "ntu-rgb+d", preprocessing=recipe)
+    np.testing.assert_array_equal(recipe(once, NTU), recipe(raw, NTU))
+    with pytest.raises(ValueError, match="preprocessed already"):
+        Preprocessing.named("aimclr")(once, NTU)
+
+
+def test_record_round_trip() -> None:
+    for name in Preprocessing.names():
+        recipe = Preprocessing.named(name)
+        assert Preprocessing.from_dict(recipe.to_dict()) == recipe
+    with pytest.raises(ValueError, match="fields"):
+        Preprocessing.from_dict({"frames": 3})
+
+
+def test_bad_input_is_refused_in_a_sentence() -> None:
+    raw = body_like(np.random.default_rng(18), 10)
+    recipe = Preprocessing()
+    with pytest.raises(ValueError, match=r"25 joints of ntu-rgb\+d, got 24"):
+        recipe(raw[:, :, :24], NTU)
+    with pytest.raises(ValueError, match=r"shape \(M, T, V, C\)"):
+        recipe(raw[0], NTU)
+    with pytest.raises(TypeError, match="float32, got float64"):
+        recipe(raw.astype(np.float64), NTU)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 coordinates or more, got 2"):
+        recipe(raw[..., :2], NTU)
+    with pytest.raises(ValueError, match="must have a valid frame"):
+        recipe(np.zeros_like(raw), NTU)
+    with pytest.raises(ValueError, match="torso length must be positive"):
+        only(scale="torso")(np.ones_like(raw), NTU)
+    with pytest.raises(ValueError, match="torso length must be finite"):
+        only(scale="torso")(np.full_like(raw, np.nan), NTU)
+    with pytest.raises(ValueError, match="needs three dimensions"):
+        recipe(raw[:, :, :17, :2].copy(), Skeleton.named("coco"))
+    with pytest.raises(ValueError, match="needs shoulders"):
+        recipe(raw, Skeleton(edges=NTU.edges))
+    with pytest.raises(ValueError, match="'left hip'"):
+        only(scale="torso")(raw, Skeleton(edges=NTU.edges))
+    with pytest.raises(ValueError, match="is of skeleton 'sbu'"):
+        recipe(Clip(raw, "sbu"), NTU)
+    with pytest.raises(ValueError, match="rotate must be one of"):
+        Preprocessing(rotate="sideways")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="frames must be from 1"):
+        Preprocessing(frames=0)
+    with pytest.raises(ValueError, match="preprocessing must be one of"):
+        Preprocessing.named("unheard-of")
+
+
+def test_numpy_alone_is_enough() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'scipy', 'safetensors', 'numba', 'sklearn'): sys.modules[name] = None\n"
+        "import numpy as np, asma_fast.data as data\n"
+        "from asma_fast import Skeleton\n"
+        "frames = np.random.default_rng(0).normal(size=(1, 9, 25, 3)).astype(np.float32)\n"
+        "print(data.Preprocessing.named('small')(frames, Skeleton.named('ntu-rgb+d')).shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(3, 32, 25, 1)", done.stderr
