@@ -63,7 +63,7 @@ def dropout(
     --------
     >>> import numpy as np
     >>> dropout(np.ones((1, 6, 1, 1), np.float32), 0.5, seed=1).ravel().tolist()
-    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    [0.0, 2.0, 2.0, 2.0, 0.0, 0.0]
     """
     check_shape("x", x, "B C T V")
     return run(OP, impl, x, as_seed(seed, x), as_ids(ids, x.shape[0], x), p, block)
