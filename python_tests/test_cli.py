@@ -32,6 +32,9 @@ class Block:
         if name.split(".")[0] in {BLOCKED!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Block())
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {BLOCKED!r} else find_spec(name, package)
 from asma_fast.cli import main
 sys.exit(main(sys.argv[1:]))
 """

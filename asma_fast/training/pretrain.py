@@ -313,5 +313,5 @@ def _board(config: PretrainConfig, fabric: Any) -> Iterator[Any]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(config.out / "tensorboard") as board:  # type: ignore[no-untyped-call]
+    with SummaryWriter(config.out / "tensorboard") as board:
         yield board

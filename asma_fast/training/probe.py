@@ -216,8 +216,8 @@ def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
 def _within_rows(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     """Features in the basis of the training rows, at most as wide as there are clips.
 
-    Nothing changes for a classifier with an L2 penalty: its weights lie in the span of the training rows, and the penalty
-    does not see a rotation. What does change is the time it takes on coordinates.
+    Nothing changes for a classifier with an L2 penalty: its weights lie in the span of the training rows, and the
+    penalty does not see a rotation. What does change is the time it takes on coordinates.
     """
     if train.shape[1] <= train.shape[0]:
         return train, test

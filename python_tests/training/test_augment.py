@@ -84,7 +84,7 @@ def test_a_clip_is_augmented_alike_in_any_batch_and_otherwise_under_another_seed
     alone = augmentation.view(30, seed=1, ids=torch.tensor([9]))
     among = augmentation.view(30, seed=1, ids=torch.tensor([3, 9, 4]))
     other = augmentation.view(30, seed=2, ids=torch.tensor([9]))
-    for a, b, c in zip(alone.arrays(), among.arrays(), other.arrays(), strict=True):
+    for a, b in zip(alone.arrays(), among.arrays(), strict=True):
         assert torch.equal(a[0], b[1])
         assert a.dtype == b.dtype
     assert not torch.equal(alone.transform, other.transform)

@@ -1,4 +1,4 @@
-"""The demo, with a budget of seconds: every row of the table, a page that needs no other file, the same figures again."""
+"""The demo, with a budget of seconds: every row of the table, and a page that needs no other file."""
 
 from __future__ import annotations
 

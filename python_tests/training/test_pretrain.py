@@ -53,15 +53,10 @@ def test_two_and_two_epochs_are_four_bit_for_bit(tmp_path, whole):
     assert {len(losses) for losses in second.losses.values()} == {4}
 
 
-def test_neither_workers_nor_threads_nor_companions_change_a_run(tmp_path, whole):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        alone = pretrain(tiny(tmp_path, encoders="lh", workers=1, tensorboard=True), toy_clips())
-    finally:
-        torch.set_num_threads(threads)
-    ours = alone.losses["lh"]
-    np.testing.assert_allclose(ours, whole.losses["lh"], rtol=1e-4)
+def test_neither_loader_processes_nor_companions_change_a_run(tmp_path, whole):
+    alone = pretrain(tiny(tmp_path, encoders="lh", workers=1, tensorboard=True), toy_clips())
+    assert alone.losses["lh"] == whole.losses["lh"]
+    _assert_same(_tensors(alone), {"lh": _tensors(whole)["lh"]})
     assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -73,7 +68,8 @@ def test_a_finished_run_is_left_as_it_is(whole):
 
 
 def test_the_loss_falls_and_every_epoch_is_recorded(tmp_path):
-    result = pretrain(tiny(tmp_path, epochs=12), toy_clips(48))
+    mild = {"crop": "none", "shear": 0.1, "rotation": "none", "flip": 0.0, "dropout": 0.0}
+    result = pretrain(tiny(tmp_path, epochs=12, batch=24, lr=2e-2, **mild), toy_clips(72))
     entries = [json.loads(line) for line in result.metrics.read_text().splitlines()]
     assert [(e["encoder"], e["epoch"]) for e in entries] == [(n, e) for n in ("hl", "lh") for e in range(1, 13)]
     assert all(e["loss"] == pytest.approx(e["temporal"] + e["spatial"]) for e in entries)
@@ -106,7 +102,8 @@ def test_kill_nine_then_resume_is_the_same_run(tmp_path):
         process.wait()
     reached = load_checkpoint(out / "hl.safetensors")[1]["epoch"]
     assert 2 <= reached < 40
-    (out / "metrics.jsonl").open("a").write('{"encoder": "hl", "epo')  # a line cut short
+    with (out / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"encoder": "hl", "epo')  # a line cut short
     resumed = pretrain(tiny(out, **_only(options)))
     straight = pretrain(tiny(tmp_path / "straight", **_only(options)))
     _assert_same(_tensors(straight), _tensors(resumed))
@@ -168,7 +165,7 @@ def test_the_rate_warms_up_from_zero_and_falls_to_zero(schedule):
     assert rates[10] == pytest.approx(config.lr)
     assert rates[80] == pytest.approx(0.5 * config.lr)
     assert rates[150] == pytest.approx(0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(rates[epoch] >= rates[epoch + 1] for epoch in range(10, 150))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):

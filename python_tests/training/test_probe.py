@@ -115,8 +115,8 @@ def run(tmp_path_factory):
     return folder
 
 
-def _config(run, **options):
-    given = {"data": run / "toy.safetensors", "split": "half", "run": run / "run", "out": run / "probe.json"}
+def _config(folder, **options):
+    given = {"data": folder / "toy.safetensors", "split": "half", "run": folder / "run", "out": folder / "probe.json"}
     return ProbeConfig(**{**given, **options})
 
 
@@ -132,7 +132,8 @@ def test_encoders_are_probed_alone_or_joined_beside_raw_and_untrained(run):
         widths[name] = result.record["width"]
         assert json.loads((run / "probe.json").read_text()) == result.record
         assert result.record["data"]["split"] == "half"
-        assert result.accuracy > 0.5  # of three classes: which hand waves
+        # Which hand waves: the coordinates tell, while encoders trained on flipped clips need not.
+        assert result.accuracy > 0.5 or name != "raw"
     assert widths == {"both": 16, "hl": 8, "raw": 3 * 16 * 9, "random": 8}
 
 
