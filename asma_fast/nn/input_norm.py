@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asma_fast.ops._array import as_kind_of
+from asma_fast._array import as_kind_of
 from asma_fast.ops._contract import check_shape, check_together, check_view
 from asma_fast.ops.gather_view import view_arguments
 from asma_fast.skeleton import Skeleton
