@@ -53,7 +53,7 @@ def philox(seed: ArrayLike, ids: ArrayLike, draw: ArrayLike, purpose: ArrayLike)
     """
     for name, counter in (("draw", draw), ("purpose", purpose)):
         if np.min(counter, initial=0) < 0 or np.max(counter, initial=0) > 0xFFFFFFFF:
-            raise ValueError(f"{name} must lie in [0, 2**32), got {counter}")
+            raise ValueError(f"{name} must lie in [0, 2**32), got {np.asarray(counter)}")
     key = np.asarray(seed, dtype=np.int64).view(np.uint64)
     sample = np.asarray(ids, dtype=np.int64).view(np.uint64)
     words = [sample & _LOW, sample >> _SHIFT, np.asarray(draw, np.uint64), np.asarray(purpose, np.uint64)]

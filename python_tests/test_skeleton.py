@@ -17,7 +17,8 @@ def _graph(edges, count, centre, strategy):
 
     The code counts hops up to max_hop only and leaves the rest infinite, so joints two and more hops from the centre
     are all "as far" as each other; and within one hop it joins the equally far to the farther ones. It writes
-    A[k, j, i] for what carries joint j to joint i. For a virtual centre the hop count is that of the nearest of its joints.
+    A[k, j, i] for what carries joint j to joint i. For a virtual centre the hop count is that of the nearest of its
+    joints.
     """
     linked = [[i == j or (i, j) in edges or (j, i) in edges for j in range(count)] for i in range(count)]
     hop = [[0 if i == j else 1 if linked[j][i] else math.inf for i in range(count)] for j in range(count)]

@@ -1,11 +1,10 @@
-"""What the convolution modules share: how their parameters start, and which dtype an op gets to see."""
+"""How the parameters of the convolution modules start."""
 
 from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def reset_convolution(weight: nn.Parameter, bias: nn.Parameter | None, inputs: int) -> None:
@@ -14,8 +13,3 @@ def reset_convolution(weight: nn.Parameter, bias: nn.Parameter | None, inputs: i
     nn.init.uniform_(weight, -bound, bound)
     if bias is not None:
         nn.init.uniform_(bias, -bound, bound)
-
-
-def in_dtype_of(parameter: Tensor, x: Tensor) -> Tensor:
-    """``parameter``, under autocast in the dtype of ``x``; elsewhere a mismatch is left to the op, which refuses it."""
-    return parameter.to(x.dtype) if torch.is_autocast_enabled(x.device.type) else parameter

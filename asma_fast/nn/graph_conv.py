@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from asma_fast import ops
-from asma_fast.nn._parameters import in_dtype_of, reset_convolution
+from asma_fast.nn._parameters import reset_convolution
 from asma_fast.skeleton import Partition, Skeleton
 from asma_fast.view import View
 
@@ -88,12 +88,11 @@ class GraphConv(nn.Module):
         -------
         Tensor of shape (B, C_out, T', V'), channels last in memory
         """
-        bias = self.bias
         return ops.graph_conv(  # type: ignore[no-any-return]
             x,
-            in_dtype_of(self.weight, x),
-            in_dtype_of(self.adjacency * self.edge_importance, x),
-            None if bias is None else in_dtype_of(bias, x),
+            self.weight,
+            self.adjacency * self.edge_importance,
+            self.bias,
             view=view,
             nodes=nodes,
             scale=scale,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asma_fast.ops._array import as_kind_of
+from asma_fast._array import as_kind_of
 from asma_fast.ops._contract import check_shape, check_together, check_view
 from asma_fast.ops.gather_view import view_arguments
 from asma_fast.skeleton import Skeleton
@@ -78,7 +78,7 @@ class InputNorm(nn.Module):
             mean, variance = self.running_mean.double(), self.running_var.double()
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return scale.to(clip.dtype), shift.to(clip.dtype)
+        return scale.to(self.weight.dtype), shift.to(self.bias.dtype)
 
     def _batch_statistics(self, clip: Tensor, view: View | None) -> tuple[Tensor, Tensor]:
         frames, joints, transform = view_arguments(clip, view)

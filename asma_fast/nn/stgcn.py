@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from asma_fast import ops
+from asma_fast._array import as_kind_of
 from asma_fast.nn.block import STGCNBlock
 from asma_fast.nn.input_norm import InputNorm
-from asma_fast.ops._array import as_kind_of
 from asma_fast.ops._contract import check_shape
 from asma_fast.ops.gather_view import view_arguments
 from asma_fast.skeleton import Partition, Skeleton

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from asma_fast import ops
-from asma_fast.nn._parameters import in_dtype_of, reset_convolution
+from asma_fast.nn._parameters import reset_convolution
 
 
 class TemporalConv(nn.Module):
@@ -75,8 +75,8 @@ class TemporalConv(nn.Module):
         """Convolve a feature map ``(B, C_in, T, V)`` into ``(B, C_out, T', V)``, channels last in memory."""
         return ops.temporal_conv(  # type: ignore[no-any-return]
             x,
-            in_dtype_of(self.weight, x),
-            None if self.bias is None else in_dtype_of(self.bias, x),
+            self.weight,
+            self.bias,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,

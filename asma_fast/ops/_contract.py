@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asma_fast.ops._array import Array, dtype_name, is_array, is_tensor
+from asma_fast._array import Array, dtype_name, is_array, is_tensor
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 REALS = ("float32", "float64")

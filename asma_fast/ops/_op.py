@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from asma_fast._array import Array, aligned, dtype_name, is_array, is_tensor, to_native, to_tensor
 from asma_fast._backends import IMPLEMENTATIONS, backends, native
-from asma_fast.ops._array import Array, aligned, dtype_name, is_array, is_tensor, to_native, to_tensor
 from asma_fast.ops._contract import HALVES, REALS, check_array
 
 # Looked up once: torch.compile traces through the choice below.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asma_fast.ops._array import Array, is_array, is_tensor
+from asma_fast._array import Array, is_array, is_tensor
 from asma_fast.ops._contract import check_array, check_dtype, check_shape, check_together
 
 

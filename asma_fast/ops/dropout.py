@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, channels_last, dense, empty_channels_last
+from asma_fast._array import Array, channels_last, dense, empty_channels_last
 from asma_fast.ops._contract import FLOATS, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words
@@ -63,7 +63,7 @@ def dropout(
     --------
     >>> import numpy as np
     >>> dropout(np.ones((1, 6, 1, 1), np.float32), 0.5, seed=1).ravel().tolist()
-    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    [0.0, 2.0, 2.0, 2.0, 0.0, 0.0]
     """
     check_shape("x", x, "B C T V")
     return run(OP, impl, x, as_seed(seed, x), as_ids(ids, x.shape[0], x), p, block)

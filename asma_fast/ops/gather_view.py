@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, dense, dtype_name, empty_channels_last, is_array, is_tensor
+from asma_fast._array import Array, as_kind_of, dense, dtype_name, empty_channels_last, is_array, is_tensor
 from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.view import View

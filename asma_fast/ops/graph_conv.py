@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from asma_fast.ops._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last, is_array
+from asma_fast._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last, is_array
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import OP as GATHER_VIEW

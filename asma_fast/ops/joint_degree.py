@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, as_dense, empty
+from asma_fast._array import Array, as_dense, empty
 from asma_fast.ops._contract import as_int, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, dense, empty
+from asma_fast._array import Array, dense, empty
 from asma_fast.ops._contract import FLOATS, check_array, check_dtype, check_shape, check_view
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import check_view_indices, view_arguments, view_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast.ops._array import Array, as_dense, dense, empty
+from asma_fast._array import Array, as_dense, dense, empty
 from asma_fast.ops._contract import REALS, check_array, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words

@@ -24,11 +24,11 @@ void dropout(const Array& x, const Array& seed, const Array& ids, std::uint32_t 
         if (x.count() == 0) return;
         p.size = x.count() / ids.size(0);
         // The counter has 32 bits for each eight elements.
-        if (p.size >> 35) throw py::value_error("a sample must have fewer than 2^35 elements, got " + std::to_string(p.size));
+        if (p.size >> 35)
+            throw py::value_error("a sample must have fewer than 2^35 elements, got " + std::to_string(p.size));
         p.pieces = (p.size + cpu::dropout_piece - 1) / cpu::dropout_piece;
-        parallel_for(ids.size(0) * p.pieces, 4, [&](std::int64_t begin, std::int64_t end) {
-            cpu::kernels<Real>().dropout(p, begin, end);
-        });
+        parallel_for(ids.size(0) * p.pieces, 4,
+                     [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().dropout(p, begin, end); });
     });
 }
 

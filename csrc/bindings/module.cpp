@@ -1,7 +1,7 @@
 // asma_fast._native: arrays, threads, instruction sets and the CPU ops. No torch header is seen here.
 #include <pybind11/stl.h>
 
-#include <vector>
+#include <array>
 
 #include "bindings/bindings.hpp"
 #include "core/parallel.hpp"
@@ -30,16 +30,25 @@ void check_indices(const Array& map, std::int64_t limit, const char* what) {
 
 namespace {
 
-Array make_array(std::uintptr_t address, const std::vector<std::int64_t>& sizes,
-                 const std::vector<std::int64_t>& strides, DType dtype, std::int32_t device, std::uintptr_t stream) {
+// Tuples are read directly: this runs for every array of every call, and a conversion to vectors would double its cost.
+void read_integers(const py::tuple& tuple, std::array<std::int64_t, Array::max_rank>& integers) {
+    for (std::size_t i = 0; i < tuple.size(); ++i) {
+        const std::int64_t value = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i)));
+        if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+        integers[i] = value;
+    }
+}
+
+Array make_array(std::uintptr_t address, const py::tuple& sizes, const py::tuple& strides, DType dtype,
+                 std::int32_t device, std::uintptr_t stream) {
     if (sizes.size() != strides.size() || sizes.size() > static_cast<std::size_t>(Array::max_rank))
         throw py::value_error("an array has as many strides as sizes, at most " + std::to_string(Array::max_rank));
     Array array;
     array.address = address;
     array.stream = stream;
     array.rank = static_cast<std::int32_t>(sizes.size());
-    std::copy(sizes.begin(), sizes.end(), array.sizes.begin());
-    std::copy(strides.begin(), strides.end(), array.strides.begin());
+    read_integers(sizes, array.sizes);
+    read_integers(strides, array.strides);
     array.dtype = dtype;
     array.device = device;
     return array;

@@ -13,9 +13,8 @@ namespace {
 using Map = std::optional<Array>;
 
 // x: logical (N, C, T, V, M), by strides. out: (N, T') or (N, V'), dense.
-template <class Real>
-cpu::MotionParams<Real> motion_params(const Array& x, const Map& frames, const Map& joints, const Map& transform,
-                                      const Array& out) {
+template <class Real> cpu::MotionParams<Real> motion_params(const Array& x, const Map& frames, const Map& joints,
+                                                            const Map& transform, const Array& out) {
     cpu::MotionParams<Real> p{};
     p.x = x.data<const Real>("x");
     p.out = out.data<float>("out");
@@ -34,9 +33,8 @@ void frame_motion(const Array& x, const Map& frames, const Map& joints, const Ma
         using Real = decltype(zero);
         auto p = motion_params<Real>(x, frames, joints, transform, out);
         p.replicate = replicate;
-        parallel_for(out.count(), 64, [&](std::int64_t begin, std::int64_t end) {
-            cpu::kernels<Real>().frame_motion(p, begin, end);
-        });
+        parallel_for(out.count(), 64,
+                     [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().frame_motion(p, begin, end); });
     });
 }
 
@@ -44,9 +42,8 @@ void joint_motion(const Array& x, const Map& frames, const Map& joints, const Ma
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
         const auto p = motion_params<Real>(x, frames, joints, transform, out);
-        parallel_for(out.count(), 64, [&](std::int64_t begin, std::int64_t end) {
-            cpu::kernels<Real>().joint_motion(p, begin, end);
-        });
+        parallel_for(out.count(), 64,
+                     [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().joint_motion(p, begin, end); });
     });
 }
 

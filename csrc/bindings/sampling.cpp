@@ -35,8 +35,8 @@ void sample_joints(const Array& weights, std::int64_t drop, const Array& seed, c
     parallel_for(ids.size(0), clips_together, [&](std::int64_t begin, std::int64_t end) {
         std::vector<std::int64_t> scratch(static_cast<std::size_t>(joints));
         for (std::int64_t n = begin; n < end; ++n)
-            cpu::sample_joints(rows + n * step, joints, drop, key, static_cast<std::uint64_t>(clip_ids[n]), scratch.data(),
-                               out + n * (joints - drop));
+            cpu::sample_joints(rows + n * step, joints, drop, key, static_cast<std::uint64_t>(clip_ids[n]),
+                               scratch.data(), out + n * (joints - drop));
     });
 }
 

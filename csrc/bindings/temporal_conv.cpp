@@ -80,7 +80,7 @@ void convolve(const Real* x, const Array& weight, int column_axis, const Real* b
     pack.tap_stride = weight.stride(2);
     pack.packed_group = packed_group;
     const std::int64_t slab_weights = sizes.channels * sizes.taps * std::min(cpu::slab_columns, sizes.columns);
-    parallel_for(sizes.groups * slabs, std::max<std::int64_t>(1, piece_products / 8 / std::max<std::int64_t>(1, slab_weights)),
+    parallel_for(sizes.groups * slabs, piece_products / 8 / std::max<std::int64_t>(1, slab_weights),
                  [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv_pack(pack, begin, end); });
 
     cpu::TemporalConvParams<Real> p{};

@@ -12,7 +12,8 @@ public:
     static constexpr std::size_t alignment = 64;
 
     explicit Scratch(std::int64_t count)
-        : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(count) * sizeof(T), std::align_val_t(alignment)))) {}
+        : data_(static_cast<T*>(
+              ::operator new(static_cast<std::size_t>(count) * sizeof(T), std::align_val_t(alignment)))) {}
     ~Scratch() { ::operator delete(data_, std::align_val_t(alignment)); }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;

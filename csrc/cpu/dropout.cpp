@@ -103,7 +103,8 @@ void dropout(const DropoutParams<real>& p, std::int64_t begin, std::int64_t end)
         real* out = p.out + n * p.size;
         for (std::int64_t i = from; i < to; i += together) {
             std::uint64_t words[2 * counters];
-            random_words(p.seed, static_cast<std::uint64_t>(p.ids[n]), static_cast<std::uint32_t>(i / 8), p.purpose, words);
+            random_words(p.seed, static_cast<std::uint64_t>(p.ids[n]), static_cast<std::uint32_t>(i / 8), p.purpose,
+                         words);
             const auto* bits = reinterpret_cast<const HalfWord*>(words);
             if (to - i >= together)
                 apply(x + i, out + i, bits, together, p.cut, p.scale);

@@ -5,15 +5,16 @@
 //   accumulate_outer        sums[c, n] += Σ_stretch Σ_r source[r, c] · gradient[r, n]
 //   pack_weights            lays weights out as multiply_rows reads them
 //
-// A row is a joint of a frame: `channels` contiguous numbers (channels last), rows a fixed stride apart. Taps are a fixed
-// stride apart too, in the source (a frame, a partition's buffer; may be negative) and in the packed weights, so a
+// A row is a joint of a frame: `channels` contiguous numbers (channels last), rows a fixed stride apart. Taps are a
+// fixed stride apart too, in the source (a frame, a partition's buffer; may be negative) and in the packed weights, so a
 // 1×1 convolution is one tap, a k×1 convolution a tap per kernel frame, a graph convolution a tap per partition, and
 // the input gradient of a strided convolution every stride-th tap.
 //
 // Packed weights: columns are cut into panels of two vectors (the last of one, where one is enough), zero beyond the
-// last column. The panel that begins at column n starts at packed + n · taps · channels, and holds [tap][channel][width]:
-// a tile walks it from front to back. A caller that does not know which instruction set is in force allocates
-// packed_columns(columns) · taps · channels numbers and cuts columns at multiples of slab_columns (cpu/packing.hpp).
+// last column. The panel that begins at column n starts at packed + n · taps · channels, and holds
+// [tap][channel][width]: a tile walks it from front to back. A caller that does not know which instruction set is in
+// force allocates packed_columns(columns) · taps · channels numbers and cuts columns at multiples of slab_columns
+// (cpu/packing.hpp).
 //
 // A tile keeps Rows × Vectors sums in registers: for every channel it loads `Vectors` weights, broadcasts one number of
 // each row and multiplies. 14 × 2 of the 32 registers of AVX-512 and NEON (28 multiply-adds for 16 loads), 6 × 2 of the
@@ -282,23 +283,44 @@ static inline void outer_tile_of(int channels, const OuterProduct& p) {
     outer_tile<Channels, Vectors>(p);
 }
 
-// All channels of a block of rows, whose gradients stay in the first cache meanwhile.
-template <int Vectors> static void outer_channels(OuterProduct p) {
-    const std::int64_t channels = p.channels;
+// All channels of a block of rows. Sums of a panel with columns to spare go through a padded copy.
+template <int Vectors> static void outer_channels(OuterProduct p, std::int64_t columns) {
+    constexpr std::int64_t width = Vectors * lanes;
+    const std::int64_t channels = p.channels, sums_row = p.sums_row;
     std::int64_t tiles = (channels + tile_rows<Vectors> - 1) / tile_rows<Vectors>;
     for (std::int64_t done = 0; done < channels; --tiles) {
         const std::int64_t count = (channels - done + tiles - 1) / tiles;
-        outer_tile_of<Vectors>(static_cast<int>(count), p);
+        if (columns == width) {
+            outer_tile_of<Vectors>(static_cast<int>(count), p);
+        } else {
+            real edge[tile_rows<Vectors> * width] = {};
+            OuterProduct padded = p;
+            padded.sums = edge, padded.sums_row = width;
+            outer_tile_of<Vectors>(static_cast<int>(count), padded);
+            for (std::int64_t c = 0; c < count; ++c)
+                for (std::int64_t n = 0; n < columns; ++n) p.sums[c * sums_row + n] += edge[c * width + n];
+        }
         p.source += count;
-        p.sums += count * p.sums_row;
+        p.sums += count * sums_row;
         done += count;
     }
 }
 
-// Cuts rows into blocks of outer_block to twice as many: several stretches, or a part of one.
-template <int Vectors> static void outer_panel(const OuterProduct& whole) {
+// Cuts rows into blocks of outer_block to twice as many: several stretches, or a part of one. Where many tiles read a
+// block's gradients and these lie far apart (rows a power of two apart push each other out of the first cache), or a
+// whole vector would reach past their end, they are read from a dense, padded copy.
+template <int Vectors> static void outer_panel(const OuterProduct& whole, std::int64_t columns) {
+    constexpr std::int64_t width = Vectors * lanes;
     if (whole.rows == 0) return;
+    real copy[2 * outer_block * width];
     OuterProduct p = whole;
+    const bool far_apart = whole.gradient_row > 4 * width && whole.channels > 3 * tile_rows<Vectors>;
+    const bool copied = columns < width || far_apart;
+    if (copied) {
+        for (real& number : copy) number = 0;
+        p.gradient = copy, p.gradient_row = width;
+    }
+    const real* gradient = whole.gradient;
     const std::int64_t together = (outer_block + whole.rows - 1) / whole.rows;
     const std::int64_t parts = whole.rows < 2 * outer_block ? 1 : whole.rows / outer_block;
     for (std::int64_t stretch = 0; stretch < whole.stretches; stretch += together) {
@@ -308,64 +330,27 @@ template <int Vectors> static void outer_panel(const OuterProduct& whole) {
             const std::int64_t begin = part * whole.rows / parts;
             p.rows = (part + 1) * whole.rows / parts - begin;
             p.source = whole.source + stretch * whole.source_stretch + begin * whole.source_row;
-            outer_channels<Vectors>(p);
-            p.gradient += p.stretches * p.rows * p.gradient_row;
+            if (copied)
+                copy_columns(gradient, whole.gradient_row, copy, width, p.stretches * p.rows, columns);
+            else
+                p.gradient = gradient;
+            outer_channels<Vectors>(p, columns);
+            gradient += p.stretches * p.rows * whole.gradient_row;
         }
     }
 }
 
-// A panel with columns to spare: sums through a padded copy, a bounded number of channels at a time. A vector of the
-// gradient reaches into the next row, whose columns are dropped; the last rows, where it would reach past the end, are
-// read from another padded copy.
-template <int Vectors> static void outer_partial_panel(const OuterProduct& whole, std::int64_t columns) {
-    constexpr std::int64_t width = Vectors * lanes, group = tile_rows<Vectors>;
-    const std::int64_t reach = (width - columns + whole.gradient_row - 1) / whole.gradient_row;
-    const std::int64_t bound = whole.rows * whole.stretches - reach;  // rows before it may be read where they lie
-    const std::int64_t head = bound > 0 ? bound / whole.rows : 0;     // stretches that are before it altogether
-    for (std::int64_t done = 0; done < whole.channels; done += group) {
-        real edge[group * width] = {}, last_rows[width * width] = {};
-        OuterProduct p = whole;
-        p.channels = whole.channels - done < group ? whole.channels - done : group;
-        p.sums = edge, p.sums_row = width;
-        p.source += done;
-        p.stretches = head;
-        outer_panel<Vectors>(p);
-        for (std::int64_t stretch = head; stretch < whole.stretches; ++stretch) {
-            const std::int64_t start = stretch * whole.rows, room = bound - start;
-            const std::int64_t safe = room > 0 ? (room < whole.rows ? room : whole.rows) : 0;
-            p.stretches = 1;
-            p.rows = safe;
-            p.source = whole.source + done + stretch * whole.source_stretch;
-            p.gradient = whole.gradient + start * whole.gradient_row, p.gradient_row = whole.gradient_row;
-            outer_panel<Vectors>(p);
-            copy_columns(p.gradient + safe * whole.gradient_row, whole.gradient_row, last_rows, width,
-                         whole.rows - safe, columns);
-            p.rows = whole.rows - safe;
-            p.source += safe * whole.source_row;
-            p.gradient = last_rows, p.gradient_row = width;
-            outer_panel<Vectors>(p);
-        }
-        real* sums = whole.sums + done * whole.sums_row;
-        for (std::int64_t c = 0; c < p.channels; ++c)
-            for (std::int64_t n = 0; n < columns; ++n) sums[c * whole.sums_row + n] += edge[c * width + n];
-    }
-}
-
-// The columns [begin, end) of the sums; rows and gradient_row are positive.
+// The columns [begin, end) of the sums.
 static inline void accumulate_outer(const OuterProduct& whole, std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; n += panel_columns) {
         const std::int64_t columns = end - n < panel_columns ? end - n : panel_columns;
         OuterProduct p = whole;
         p.gradient += n;
         p.sums += n;
-        if (columns == panel_columns)
-            outer_panel<2>(p);
-        else if (columns > lanes)
-            outer_partial_panel<2>(p, columns);
-        else if (columns == lanes)
-            outer_panel<1>(p);
+        if (columns > lanes)
+            outer_panel<2>(p, columns);
         else
-            outer_partial_panel<1>(p, columns);
+            outer_panel<1>(p, columns);
     }
 }
 

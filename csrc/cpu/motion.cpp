@@ -25,9 +25,13 @@ struct Moments {
 
 // GCC 12 makes four instructions of the conversion and five of the load; AVX has one for each.
 #if defined(__AVX__)
-inline void widen(const __m128& value, Double4& wide) { wide = _mm256_cvtps_pd(value); }
+inline void widen(const __m128& value, Double4& wide) {
+    wide = _mm256_cvtps_pd(value);
+}
 #else
-inline void widen(const Real4& value, Double4& wide) { wide = __builtin_convertvector(value, Double4); }
+inline void widen(const Real4& value, Double4& wide) {
+    wide = __builtin_convertvector(value, Double4);
+}
 #endif
 
 template <bool dense> inline void take(const real* joint, std::int64_t stride, Real4& coordinates) {
@@ -51,8 +55,8 @@ template <bool with_products> inline void add(Moments& sums, const Real4& differ
     }
 }
 
-// One moment: Σ over bodies, then steps, of d[a]·d[b], where `at(body, step, end)` points to the joint before (end 0) or
-// after (end 1) the step.
+// One moment: Σ over bodies, then steps, of d[a]·d[b], where `at(body, step, end)` points to the joint before (end 0)
+// or after (end 1) the step.
 template <class At>
 inline double moment(std::int64_t bodies, std::int64_t steps, std::int64_t a, std::int64_t b, const At& at) {
     double total = 0;
@@ -78,8 +82,8 @@ inline bool has_vector_part(const MotionParams<real>& p) {
 }
 
 // tr(S G Sᵀ) / count of one work item. `sums` holds the first three coordinates' moments where has_vector_part().
-template <class At>
-inline float score(const MotionParams<real>& p, std::int64_t clip, const Moments& sums, std::int64_t steps, const At& at) {
+template <class At> inline float score(const MotionParams<real>& p, std::int64_t clip, const Moments& sums,
+                                       std::int64_t steps, const At& at) {
     const std::int64_t dims = p.view.dims, stride = p.x_channel;
     const real* s = p.view.transform + clip * p.view.transform_stride;
     double trace = 0;
@@ -97,16 +101,15 @@ inline float score(const MotionParams<real>& p, std::int64_t clip, const Moments
         trace += weight(s, 2, 1, 1) * moment(p.bodies, steps, stride, stride, at);
         trace += 2 * (weight(s, 2, 0, 1) * moment(p.bodies, steps, 0, stride, at));
     }
-    for (std::int64_t c = done; c < p.channels; ++c)
-        trace += moment(p.bodies, steps, c * stride, c * stride, at);
+    for (std::int64_t c = done; c < p.channels; ++c) trace += moment(p.bodies, steps, c * stride, c * stride, at);
     const std::int64_t count = p.channels * p.bodies * steps;
     return static_cast<float>((trace < 0 ? 0 : trace) / static_cast<double>(count > 0 ? count : 1));
 }
 
 // Moments of two successive steps: from the frame at `rows[0]` to `rows[1]`, and from there to `rows[2]`.
-template <bool with_products, bool dense>
-inline void two_frames(const MotionParams<real>& p, const std::int32_t* joints, const real* const rows[3],
-                       Moments sums[2]) {
+template <bool with_products, bool dense> inline void two_frames(const MotionParams<real>& p,
+                                                                 const std::int32_t* joints, const real* const rows[3],
+                                                                 Moments sums[2]) {
     Moments first{}, second{};
     for (std::int64_t m = 0; m < p.bodies; ++m)
         for (std::int64_t v = 0; v < p.joints; ++v) {
@@ -149,7 +152,8 @@ void frame_motion(const MotionParams<real>& p, std::int64_t begin, std::int64_t 
             if (view.dims)
                 dense ? two_frames<true, true>(p, joints, rows, sums) : two_frames<true, false>(p, joints, rows, sums);
             else
-                dense ? two_frames<false, true>(p, joints, rows, sums) : two_frames<false, false>(p, joints, rows, sums);
+                dense ? two_frames<false, true>(p, joints, rows, sums)
+                      : two_frames<false, false>(p, joints, rows, sums);
         }
         for (int i = 0; i <= static_cast<int>(two); ++i)
             p.out[item++] = score(p, n, sums[i], p.joints, [&](std::int64_t m, std::int64_t v, int end_of_step) {

@@ -38,9 +38,9 @@ void sample_joints(const double* weights, std::int64_t joints, std::int64_t drop
                    std::int64_t* scratch, std::int32_t* kept) {
     const double largest = *std::max_element(weights, weights + joints);
     for (std::int64_t v = 0; v < joints; ++v)
-        scratch[v] = weights[v] > 0
-                         ? std::max<std::int64_t>(1, static_cast<std::int64_t>(std::nearbyint(weights[v] / largest * 65536)))
-                         : 0;
+        scratch[v] = weights[v] > 0 ? std::max<std::int64_t>(
+                                          1, static_cast<std::int64_t>(std::nearbyint(weights[v] / largest * 65536)))
+                                    : 0;
     draw(scratch, joints, drop, seed, id, Purpose::joints);
     // A joint that weighed nothing from the start was never drawn.
     for (std::int64_t v = 0; v < joints; ++v)
@@ -52,7 +52,8 @@ void sample_frames(const float* scores, std::int64_t frames, std::int64_t drop, 
                    std::int32_t* kept) {
     for (std::int64_t t = 0; t < frames; ++t) {
         const std::int64_t value = high ? -rank(scores[t]) : rank(scores[t]);
-        const auto tie = philox(seed, id, static_cast<std::uint32_t>(t), static_cast<std::uint32_t>(Purpose::ties)).words[0];
+        const auto tie =
+            philox(seed, id, static_cast<std::uint32_t>(t), static_cast<std::uint32_t>(Purpose::ties)).words[0];
         // Shifted to be unsigned: ranks lie within 32 bits.
         scratch[t] = {static_cast<std::uint64_t>(value + (std::int64_t{1} << 31)) << 32 | tie, t};
         remaining[t] = 1;

@@ -44,7 +44,8 @@ inline SlabColumns slab_range(std::int64_t slab, std::int64_t columns) {
 
 void temporal_conv_pack(const TemporalConvPackParams<real>& p, std::int64_t begin, std::int64_t end) {
     const TemporalConvSizes& sizes = p.sizes;
-    const WeightLayout layout{p.column_stride, p.channel_stride, p.tap_stride, sizes.columns, sizes.channels, sizes.taps};
+    const WeightLayout layout{p.column_stride, p.channel_stride, p.tap_stride,
+                              sizes.columns,   sizes.channels,   sizes.taps};
     const std::int64_t per_group = slabs(sizes.columns);
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / per_group;

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from asma_fast import _array
 from asma_fast._backends import native, why_not
-from asma_fast.ops import _array
 
 #: Sizes on both sides of every vector width, for :func:`pairwise`.
 ODD_SIZES = {"C": (1, 2, 3, 16, 17, 64, 256), "T": (1, 2, 7, 50, 64, 300), "V": (1, 3, 17, 20, 25, 33)}
@@ -238,7 +238,7 @@ def guarded_outputs() -> Iterator[list[Any]]:
     holders = [
         module
         for name, module in sys.modules.items()
-        if name.startswith("asma_fast.ops") and getattr(module, "empty", None) is original
+        if name.startswith("asma_fast") and getattr(module, "empty", None) is original
     ]
     for module in holders:
         module.empty = guarded  # type: ignore[attr-defined]

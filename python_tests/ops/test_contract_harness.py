@@ -24,8 +24,8 @@ from contract import (
     variants,
 )
 
+from asma_fast import _array
 from asma_fast._backends import native
-from asma_fast.ops import _array
 
 
 @pytest.fixture

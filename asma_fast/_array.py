@@ -98,7 +98,7 @@ def to_native(x: Array) -> Any:
     if isinstance(x, np.ndarray):
         itemsize = x.itemsize
         address = x.__array_interface__["data"][0]
-        return module.Array(address, x.shape, [s // itemsize for s in x.strides], _dtype_code(x))
+        return module.Array(address, x.shape, tuple(s // itemsize for s in x.strides), _dtype_code(x))
     return module.Array(x.data_ptr(), x.shape, x.stride(), _dtype_code(x), x.get_device())
 
 
