@@ -76,7 +76,7 @@ def test_a_verb_that_needs_more_names_the_extra(verb, tmp_path):
 
 def test_synthetic_clips_are_prepared_with_numpy_alone(tmp_path):
     done = _without_extras(
-        "prepare", "--dataset=synthetic", "--clips-per-class=2", f"--out={tmp_path / 's.safetensors'}"
+        "prepare", "synthetic", "--clips-per-class=2", f"--out={tmp_path / 's.safetensors'}"
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "s.safetensors").exists()
@@ -92,7 +92,7 @@ def test_synthetic_clips_are_prepared_with_numpy_alone(tmp_path):
         (["probe", "--data=nowhere"], "nowhere: no such store"),
         (["inspect"], "name a store, or a raw file"),
         (["prepare"], "must be given"),
-        (["prepare", "--dataset=xyz", "--out=x.safetensors"], "dataset must be one of"),
+        (["prepare", "xyz", "--out=x.safetensors"], "dataset must be one of"),
     ],
 )
 def test_an_error_is_one_sentence_and_status_two(words, sentence, capsys, tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_status_tells(tmp_path, cap
     (tmp_path / "raw" / "a01_s01_e00_v01.json").write_text(json.dumps(good))
     (tmp_path / "raw" / "a01_s02_e00_v01.json").write_text("{")
     status = main(
-        ["prepare", "--dataset=nw-ucla", f"--source={tmp_path / 'raw'}", f"--out={tmp_path / 'store.safetensors'}"]
+        ["prepare", "nw-ucla", str(tmp_path / "raw"), f"--out={tmp_path / 'store.safetensors'}"]
     )
     shown = capsys.readouterr().out
     assert status == 1
@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_status_tells(tmp_path, cap
 
 def test_the_main_job_prepare_pretrain_probe_inspect(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["prepare", "--dataset=synthetic", "--clips-per-class=6", "--out=s.safetensors"]) == 0
+    assert main(["prepare", "synthetic", "--clips-per-class=6", "--out=s.safetensors"]) == 0
     Path("run.yaml").write_text("channels: [4, 8]\nstrides: [2, 2]\nprojector: 16\nepochs: 2\nsteps: 0\nbatch: 16\n")
     words = "pretrain --preset small --config run.yaml --data s.safetensors --split xsub --no-progress --out run"
     assert main(words.split()) == 0

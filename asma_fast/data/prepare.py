@@ -28,9 +28,13 @@ from asma_fast.skeleton import Skeleton
 class PrepareConfig:
     """What is read, and where the store goes."""
 
-    dataset: str = field(metadata={"help": f"data set: {', '.join(DATASETS)}, or synthetic (generated)"})
+    dataset: str = field(
+        metadata={"positional": True, "help": f"data set: {', '.join(DATASETS)}, or synthetic (generated)"}
+    )
     out: Path = field(metadata={"help": "store to write, a .safetensors file"})
-    source: Path | None = field(default=None, metadata={"help": "folder of raw files; none for synthetic"})
+    source: Path | None = field(
+        default=None, metadata={"positional": True, "help": "folder of raw files; none for synthetic"}
+    )
     bodies: str = field(default="file-order", metadata={"help": "rule for choosing bodies: file-order"})
     exclude: Path | None = field(
         default=None,
