@@ -33,6 +33,8 @@ class Verb:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Threads that wait by spinning take the cores from those they wait for wherever other programs run besides.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     debug = "--debug" in arguments or os.environ.get("ASMA_DEBUG", "") not in ("", "0")
     try:
         verb, given = _parse(arguments)
