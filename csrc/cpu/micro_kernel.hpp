@@ -6,7 +6,7 @@
 //   pack_weights            lays weights out as multiply_rows reads them
 //
 // A row is a joint of a frame: `channels` contiguous numbers (channels last), rows a fixed stride apart. Taps are a
-// fixed stride apart too, in the source (a frame, a partition's buffer; may be negative) and in the packed weights, so a
+// fixed stride apart too, in the source (a frame, a partition's buffer; may be negative) and in the packed weights: a
 // 1×1 convolution is one tap, a k×1 convolution a tap per kernel frame, a graph convolution a tap per partition, and
 // the input gradient of a strided convolution every stride-th tap.
 //
@@ -21,9 +21,9 @@
 // 16 of AVX2 and SSE. Rows are shared out evenly over the tiles (25 joints are 13 + 12, not 14 + 11), each size being a
 // template instance, so there is no remainder loop. The sums of an element are taken over taps, then channels, in
 // ascending order, whatever the tile: results do not depend on how the caller cuts rows. After chain_terms terms
-// (wide panels, where that costs most: after a sixth of all, if that is more) they are added to out, and start from zero:
-// the rounding error of 9 taps of 256 channels would otherwise grow with their 2,304 terms. accumulate_outer does the
-// same after chain_rows rows.
+// (wide panels, where that costs most: after a sixth of all, if that is more) they are added to out, and start from
+// zero: the rounding error of 9 taps of 256 channels would otherwise grow with their 2,304 terms. accumulate_outer does
+// the same after chain_rows rows.
 #pragma once
 
 #include "cpu/packing.hpp"
