@@ -6,7 +6,7 @@
 //   pack_weights            lays weights out as multiply_rows reads them
 //
 // A row is a joint of a frame: `channels` contiguous numbers (channels last), rows a fixed stride apart. Taps are a
-// fixed stride apart too, in the source (a frame, a partition's buffer; may be negative) and in the packed weights, so a
+// fixed stride apart too, in the source (a frame, a partition's buffer; may be negative) and in the packed weights: a
 // 1×1 convolution is one tap, a k×1 convolution a tap per kernel frame, a graph convolution a tap per partition, and
 // the input gradient of a strided convolution every stride-th tap.
 //
@@ -21,8 +21,9 @@
 // 16 of AVX2 and SSE. Rows are shared out evenly over the tiles (25 joints are 13 + 12, not 14 + 11), each size being a
 // template instance, so there is no remainder loop. The sums of an element are taken over taps, then channels, in
 // ascending order, whatever the tile: results do not depend on how the caller cuts rows. After chain_terms terms
-// they are added to out, and start from zero: the rounding error of 9 taps of 256 channels would otherwise grow with
-// their 2,304 terms. accumulate_outer does the same after chain_rows rows.
+// (wide panels, where that costs most: after a sixth of all, if that is more) they are added to out, and start from
+// zero: the rounding error of 9 taps of 256 channels would otherwise grow with their 2,304 terms. accumulate_outer does
+// the same after chain_rows rows.
 #pragma once
 
 #include "cpu/packing.hpp"
@@ -33,7 +34,7 @@ namespace asma::cpu::ASMA_ISA {
 // ---- geometry ----
 
 inline constexpr std::int64_t panel_columns = 2 * lanes;
-inline constexpr std::int64_t chain_terms = 64, chain_rows = 32, outer_block = 128;
+inline constexpr std::int64_t chain_terms = 64, wide_chains = 6, chain_rows = 32, outer_block = 128;
 static_assert(slab_columns % panel_columns == 0 && packed_columns(1) >= lanes);
 
 template <int Vectors>
@@ -114,6 +115,8 @@ template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(con
     std::int64_t row = p.source_row * static_cast<std::int64_t>(sizeof(real)), three_rows = 3 * row;  // bytes
     asm("" : "+r"(row), "+r"(three_rows));
     const real* weights = panel.weights;
+    const std::int64_t share = Vectors == 1 ? 0 : p.taps * p.channels / wide_chains;
+    const std::int64_t longest = share > chain_terms ? share : chain_terms;
     bool add = panel.accumulate;
     std::int64_t tap = 0, begin = 0;
     do {
@@ -124,8 +127,8 @@ template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(con
             for (int r = 0; r < Rows; ++r) sums[r][v] = start[v];
             start[v] = Vec{};
         }
-        for (std::int64_t chain = 0; tap < p.taps && chain < chain_terms;) {
-            const std::int64_t left = p.channels - begin, channels = left < chain_terms ? left : chain_terms;
+        for (std::int64_t chain = 0; tap < p.taps && chain < longest;) {
+            const std::int64_t left = p.channels - begin, channels = left < longest ? left : longest;
             chain += channels;
             // One pointer for four rows: with one for each, the compiler runs out of registers, and keeps pointers in
             // the vector registers. It must not know that they are related.
