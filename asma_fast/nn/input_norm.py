@@ -42,6 +42,14 @@ class InputNorm(nn.Module):
     clip: if a kept node reads a joint other than itself, the clip is flipped and removed nodes read their mirror joint
     (``Skeleton.flip``), else themselves. A flipped clip of which only joints on the midline are kept is therefore
     taken for one that is not flipped.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from asma_fast import Skeleton
+    >>> scale, shift = InputNorm(Skeleton.named("ntu-rgb+d"))(torch.randn(4, 3, 50, 25, 2))
+    >>> scale.shape
+    torch.Size([25, 3])
     """
 
     running_mean: Tensor

@@ -234,7 +234,7 @@ class DemoConfig:
     data: Path | None = option(None, "a prepared store; by default synthetic clips are generated")
     split: str | None = option(None, "protocol of the store; its only one where it has one")
     out: Path = option(Path("asma-demo"), "folder for checkpoints, records and report.html")
-    steps: int = option(150, "training steps of each encoder")
+    steps: int = option(300, "training steps of each encoder")
     clips_per_class: int = option(36, "synthetic clips of each action")
     seed: int = option(0, "everything random follows from this number")
     progress: bool = option(True, "show a progress bar")
