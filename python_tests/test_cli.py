@@ -75,9 +75,7 @@ def test_a_verb_that_needs_more_names_the_extra(verb, tmp_path):
 
 
 def test_synthetic_clips_are_prepared_with_numpy_alone(tmp_path):
-    done = _without_extras(
-        "prepare", "synthetic", "--clips-per-class=2", f"--out={tmp_path / 's.safetensors'}"
-    )
+    done = _without_extras("prepare", "synthetic", "--clips-per-class=2", f"--out={tmp_path / 's.safetensors'}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "s.safetensors").exists()
 
@@ -125,9 +123,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_status_tells(tmp_path, cap
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a01_s01_e00_v01.json").write_text(json.dumps(good))
     (tmp_path / "raw" / "a01_s02_e00_v01.json").write_text("{")
-    status = main(
-        ["prepare", "nw-ucla", str(tmp_path / "raw"), f"--out={tmp_path / 'store.safetensors'}"]
-    )
+    status = main(["prepare", "nw-ucla", str(tmp_path / "raw"), f"--out={tmp_path / 'store.safetensors'}"])
     shown = capsys.readouterr().out
     assert status == 1
     assert "a01_s02_e00_v01.json" in shown
