@@ -81,7 +81,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     Raises
     ------
     ValueError
-        If there are no labels, one class only, a part without clips, or the options do not fit the store.
+        If there are no labels, one class only, a part without clips, or the options do not fit store and run.
     CheckpointError
         If an encoder's checkpoint is damaged, or of another skeleton, preprocessing or number of bodies.
 
@@ -95,6 +95,8 @@ def probe(config: ProbeConfig) -> ProbeResult:
     records = [record for _, _, record in loaded]
     split = _split(config, store, records)
     recipe, bodies = _recipe(config, store, records)
+    if records:
+        config = replace(config, preprocessing=records[0]["config"]["preprocessing"])
     config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
     train, test = (_labelled(load_clips(store, rows, recipe, bodies), split) for rows in store.split(split))
     for path, _, record in loaded:
@@ -215,7 +217,11 @@ def _recipe(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]]
     if not records:
         return preprocessing_of(config, store), config.bodies
     recipe = store.preprocessing or Preprocessing.from_dict(records[0]["preprocessing"])
-    return recipe, min(records[0]["bodies"], store.bodies)
+    bodies = min(records[0]["bodies"], store.bodies)
+    for option, asked, used in (("frames", config.frames, recipe.frames), ("bodies", config.bodies, bodies)):
+        if asked not in (0, used):
+            raise ValueError(f"{option} must be {used}, as for the encoders in {config.run}, or 0; got {asked}")
+    return recipe, bodies
 
 
 def _seen(store: Store, records: Sequence[dict[str, Any]], test: Clips) -> int | None:

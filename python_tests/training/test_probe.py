@@ -174,6 +174,8 @@ def test_calibration_gives_each_batch_norm_the_statistics_of_the_clips():
         ({"run": "empty"}, "holds no encoders"),
         ({"encoders": ("lh", "xx")}, "encoders must be among hl, lh"),
         ({"split": "none"}, "no clips: the split is empty"),
+        ({"frames": 20}, "frames must be 16, as for the encoders in .*run, or 0; got 20"),
+        ({"features": "raw", "bodies": 2}, "bodies must be 1, as for the encoders"),
     ],
 )
 def test_probing_what_is_not_there_is_refused(run, options, message):
