@@ -56,16 +56,21 @@ def _parse(arguments: Sequence[str]) -> tuple[Verb, argparse.Namespace]:
     )
     parser.add_argument("--version", action="version", version=f"asma-fast {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    asked = next((word for word in arguments if not word.startswith("-")), None)
+    asked = arguments[0] if arguments else ""
+    children = {}
     for name, verb in VERBS.items():
         child = verbs.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
+        children[name] = child
         child.add_argument("--debug", action="store_true", help="show the traceback of an error")
         # Only the verb that runs pays for its config.
         kind = verb.config() if name == asked else None
         if kind is not None:
             add_options(child, kind, verb.presets())
-    given = parser.parse_args(arguments)
-    return VERBS[given.verb], given
+    if asked not in children:
+        parser.parse_args(arguments)
+        parser.error("the verb comes first")
+    # By the verb's own parser: within a parser of verbs, options may not stand between positionals.
+    return VERBS[asked], children[asked].parse_intermixed_args(arguments[1:])
 
 
 def _fail(sentence: str, status: int) -> int:
@@ -105,9 +110,12 @@ def _pretrain(config: Any) -> int:
     from asma_fast.training import pretrain
 
     result = pretrain(config)
+    if result.rank:
+        return 0
     for encoder, path in result.checkpoints.items():
-        losses = result.losses.get(encoder, [])
-        print(f"{encoder}: {len(losses)} epochs, loss {losses[0]:.4g} → {losses[-1]:.4g}, {path}")
+        losses = result.losses.get(encoder)
+        told = f", loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses else ""
+        print(f"{encoder}: {result.epochs[encoder]} epochs{told}, {path}")
     return 0
 
 

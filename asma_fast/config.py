@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, field, fields
@@ -193,9 +194,10 @@ def _number(value: Any, hint: Any, where: str) -> Any:
     elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             number = hint(value)
-        except ValueError:
-            number = None
-        # int(2.5) is 2, and a NaN is no setting.
-        if number is not None and number == number and (isinstance(value, str) or number == value):
+            finite = math.isfinite(number)
+        except (ValueError, OverflowError):
+            finite = False
+        # int(2.5) is 2.
+        if finite and (isinstance(value, str) or number == value):
             return number
     raise ValueError(f"{where} must be {_NAMES[hint]}, got {value!r}")

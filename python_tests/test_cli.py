@@ -131,6 +131,13 @@ def test_files_that_cannot_be_read_are_listed_and_the_status_tells(tmp_path, cap
     assert (tmp_path / "store.safetensors").exists()
 
 
+def test_options_may_stand_between_positionals(tmp_path):
+    (tmp_path / "raw").mkdir()
+    words = ["prepare", "nw-ucla", "--out", str(tmp_path / "s.safetensors"), str(tmp_path / "raw"), "--debug"]
+    with pytest.raises(ValueError, match=r"raw holds no file of nw-ucla"):
+        main(words)
+
+
 def test_the_main_job_prepare_pretrain_probe_inspect(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["prepare", "synthetic", "--clips-per-class=6", "--out=s.safetensors"]) == 0

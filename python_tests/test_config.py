@@ -64,6 +64,8 @@ def test_a_flag_can_be_switched_off_again(tmp_path):
         ({"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
         ({"epochs": True}, "epochs must be a whole number, got True"),
         ({"lr": float("nan")}, "lr must be a number, got nan"),
+        ({"lr": float("inf")}, "lr must be a number, got inf"),
+        ({"epochs": float("inf")}, "epochs must be a whole number, got inf"),
         ({"lr": [1]}, r"lr must be a number, got \[1\]"),
         ({"quiet": "yes please"}, "quiet must be true or false"),
         ({"mode": "c"}, "mode must be one of a, b; got 'c'"),

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import asma_fast
+from asma_fast._files import sync_folder
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import StoreError
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.store import METADATA_KEY, PARTS, UNKNOWN, Store, StoreRecord, checksum, fingerprint_of
 from asma_fast.data.tensor_file import header
-from asma_fast.data.work_in_progress import WorkInProgress, sync_folder
+from asma_fast.data.work_in_progress import ASSEMBLED, WorkInProgress
 from asma_fast.skeleton import Skeleton
 
 
@@ -112,6 +113,7 @@ class StoreWriter:
         self._batches: dict[str, _Batch] = {}
         self._names: dict[str, str] = {}
         if self.path.exists() and not overwrite:
+            self._tidy()
             raise FileExistsError(errno.EEXIST, "the store exists and overwrite was not asked for", str(self.path))
         self._work = WorkInProgress(self.path)
         with self._telling_about_the_disk():
@@ -311,11 +313,20 @@ class StoreWriter:
                         file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            (self._work.folder / ASSEMBLED).write_text(about["fingerprint"], encoding="utf-8")
             os.replace(whole, self.path)
         except BaseException:
             whole.unlink(missing_ok=True)
             raise
         sync_folder(self.path.parent)
+
+    def _tidy(self) -> None:
+        """Removes the partial work of a writer that died after the store was in place and before it had tidied up."""
+        work = WorkInProgress(self.path)
+        with contextlib.suppress(OSError, StoreError):
+            if (work.folder / ASSEMBLED).read_text(encoding="utf-8") == Store.open(self.path).fingerprint:
+                work.open()
+                work.discard()
 
     @contextlib.contextmanager
     def _telling_about_the_disk(self) -> Iterator[None]:

@@ -131,22 +131,6 @@ class Synthetic(DataSet):
         )
 
 
-def generate(*, clips_per_class: int = 36, subjects: int = 10, seed: int = 0) -> Iterator[Clip]:
-    """The clips of a :class:`Synthetic` data set, one after another.
-
-    Parameters
-    ----------
-    clips_per_class, subjects, seed
-        As :class:`Synthetic` takes them.
-
-    Examples
-    --------
-    >>> sum(clip.label == 3 for clip in generate(clips_per_class=2))
-    2
-    """
-    return iter(Synthetic(clips_per_class=clips_per_class, subjects=subjects, seed=seed))
-
-
 def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 

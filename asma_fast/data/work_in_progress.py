@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from asma_fast._files import locked
 from asma_fast.data.errors import StoreError
+
+# Holds the fingerprint of the store that the work has become, or is about to become.
+ASSEMBLED = "assembled"
 
 
 class WorkInProgress:
@@ -37,7 +40,7 @@ class WorkInProgress:
             If another process has it.
         """
         try:
-            self._files.enter_context(_locked(self.folder, self.target))
+            self._files.enter_context(locked(self.folder / "lock", self._refusal))
             self._frames = self._open("frames")
             self._journal = self._open("journal")
         except BaseException:
@@ -47,14 +50,18 @@ class WorkInProgress:
     def take_up(self, description: str, recall: Callable[[dict[str, Any]], int | None]) -> None:
         """Keeps what an earlier writer of the same description left, and drops everything else.
 
-        ``recall`` is given each line's record and returns the end of its frames, or None if they are not sound.
+        ``recall`` is given each line's record and returns the end of its frames, or None if they are not sound;
+        it may raise KeyError, TypeError, ValueError or AttributeError where the record is not one it knows.
         """
         about = self.folder / "about.json"
         lines = frames = 0
         if about.is_file() and about.read_text(encoding="utf-8", errors="replace") == description:
             for line in self._journal.read().splitlines(keepends=True):
                 record = _parse_line(line)
-                end = None if record is None else recall(record)
+                try:
+                    end = None if record is None else recall(record)
+                except (KeyError, TypeError, ValueError, AttributeError):  # a line of another release's making
+                    end = None
                 if end is None:
                     break
                 frames, lines = max(frames, end), lines + len(line)
@@ -82,7 +89,7 @@ class WorkInProgress:
 
     def discard(self) -> None:
         """Removes everything and lets go."""
-        for name in ("about.json", "about.json.new", "journal", "frames", "whole"):
+        for name in ("about.json", "about.json.new", "journal", "frames", "whole", ASSEMBLED):
             (self.folder / name).unlink(missing_ok=True)
         self.close()
 
@@ -90,18 +97,12 @@ class WorkInProgress:
         """Lets go; the work stays."""
         self._files.close()
 
+    def _refusal(self, holder: str) -> StoreError:
+        return StoreError(f"{self.target} is being written by another process ({holder})")
+
     def _open(self, name: str) -> IO[bytes]:
         descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o666)
         return self._files.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
@@ -118,35 +119,3 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, store: Path) -> Iterator[None]:
-    """Holds the folder of partial work, made if need be, and removes it at the end if nothing is left in it."""
-    lock = folder / "lock"
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its last holder has just removed the folder
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise StoreError(f"{store} is being written by another process ({holder or 'unknown'})") from None
-        # The last holder may have removed the file between open and lock: then this lock protects nothing.
-        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-            break
-        os.close(descriptor)
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()}".encode(), 0)
-        yield
-    finally:
-        if {entry.name for entry in folder.iterdir()} == {"lock"}:
-            lock.unlink()
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        os.close(descriptor)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from asma_fast._files import sync_folder
+
 _KEY = "asma_fast.checkpoint"
 VERSION = 1
 
@@ -24,10 +26,10 @@ class CheckpointError(ValueError):
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write in place of ``path``: the old one stays until the new one is whole and on the disk.
 
-    A process that dies leaves at most a hidden ``.NAME.tmp`` behind, which nothing reads and the next write replaces.
+    A process that dies leaves at most a hidden ``.NAME.PID.tmp`` behind, which nothing reads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -36,11 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,6 +52,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], record: Map
 
     Raises
     ------
+    CheckpointError
+        If a tensor holds a number that is not finite.
     OSError
         If it cannot be written; a checkpoint that was there before still is.
     """
@@ -63,6 +63,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], record: Map
     dense = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+    for name, tensor in dense.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: not written, for {name} is not finite")
     header = {"version": VERSION, "record": dict(record), "digest": _digest(dense, record)}
     with replacing(path) as temporary:
         try:

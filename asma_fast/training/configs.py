@@ -10,6 +10,7 @@ from asma_fast.config import option
 
 Rank = Literal["high", "low", "random", "none"]
 RANKS: tuple[Rank, ...] = ("high", "low", "random", "none")
+DEMO_STEPS = 300
 NAMED_MASKINGS: dict[str, tuple[Rank, Rank]] = {"hl": ("high", "low"), "lh": ("low", "high")}
 
 
@@ -234,7 +235,7 @@ class DemoConfig:
     data: Path | None = option(None, "a prepared store; by default synthetic clips are generated")
     split: str | None = option(None, "protocol of the store; its only one where it has one")
     out: Path = option(Path("asma-demo"), "folder for checkpoints, records and report.html")
-    steps: int = option(300, "training steps of each encoder")
+    steps: int = option(DEMO_STEPS, "training steps of each encoder")
     clips_per_class: int = option(36, "synthetic clips of each action")
     seed: int = option(0, "everything random follows from this number")
     progress: bool = option(True, "show a progress bar")
@@ -271,7 +272,6 @@ class InspectConfig(MaskConfig):
 
 _SMALL: dict[str, Any] = {
     "preprocessing": "small",
-    "frames": 32,
     "crop": "resize",
     "rotation": "vertical",
     "rotation_main": 45.0,
@@ -299,7 +299,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "strides": (2, 1, 2, 1, 2, 1),
         "projector": 256,
         "off_diagonal": 0.005,
-        "steps": 150,
+        "steps": DEMO_STEPS,
         "lr": 2e-3,
     },
 }

@@ -40,6 +40,8 @@ class Clips:
         Names of the labels.
     sided
         Whether classes tell left from right.
+    store
+        Fingerprint of the store they come from; empty if from none.
     """
 
     x: torch.Tensor
@@ -49,6 +51,7 @@ class Clips:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     sided: bool = False
+    store: str = ""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -149,7 +152,8 @@ def load_clips(
             if kept > lasting.shape[0]:
                 raise ValueError(f"bodies must be at most {lasting.shape[0]}, got {bodies}")
             prepared = torch.empty((len(places), kept, *lasting.shape[1:]))
-        prepared[position] = torch.from_numpy(np.ascontiguousarray(lasting[: prepared.shape[1]]))
+        # Through NumPy, which copies from the read-only frames of a prepared store without a warning.
+        prepared.numpy()[position] = lasting[: prepared.shape[1]]
     assert prepared is not None
     return Clips(
         x=prepared.permute(0, 4, 2, 3, 1),
@@ -159,6 +163,7 @@ def load_clips(
         preprocessing=recipe,
         classes=store.classes,
         sided=store.sided,
+        store=store.fingerprint,
     )
 
 

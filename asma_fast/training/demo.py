@@ -33,7 +33,7 @@ from asma_fast.training.features import (
 from asma_fast.training.masks import Masking
 from asma_fast.training.pictures import bars_figure, clip_figure, confusion_figure, loss_figure
 from asma_fast.training.pretrain import PretrainResult, pretrain
-from asma_fast.training.probe import ProbeResult, probe_features
+from asma_fast.training.probe import ProbeResult, check_labels, probe_features
 from asma_fast.training.report import write_page
 
 PSTL = "high-high"
@@ -98,6 +98,7 @@ def demo(config: DemoConfig) -> DemoResult:
     )
     recipe = preprocessing_of(options, store)
     train, test = (load_clips(store, rows, recipe) for rows in store.split(split))
+    check_labels(_labels(train), _labels(test), train.classes)
     runs = [
         pretrain(replace(options, out=config.out / "asma"), train),
         pretrain(replace(options, out=config.out / "pstl", encoders=(PSTL,), last="zero"), train),
@@ -145,6 +146,12 @@ def _features(
     return features
 
 
+def _labels(clips: Clips) -> NDArray[np.int64]:
+    """Those that are known."""
+    labels: NDArray[np.int64] = clips.labels[clips.labels >= 0].numpy()
+    return labels
+
+
 def _probe(
     method: Any,
     features: tuple[NDArray[np.float32], NDArray[np.float32]],
@@ -153,8 +160,7 @@ def _probe(
     config: DemoConfig,
     about: dict[str, Any],
 ) -> ProbeResult:
-    known = [(part.labels >= 0).numpy() for part in (train, test)]
-    pairs = [(x[mask], part.labels.numpy()[mask]) for x, part, mask in zip(features, (train, test), known, strict=True)]
+    pairs = [(x[(part.labels >= 0).numpy()], _labels(part)) for x, part in zip(features, (train, test), strict=True)]
     neighbours = min(20, max(1, len(pairs[0][1])))
     settings = ProbeConfig(method=method, neighbours=neighbours, seed=config.seed)
     return probe_features(settings, pairs[0], pairs[1], train.classes, about)
@@ -190,7 +196,7 @@ def _report(
         "clip": f"{train.x.shape[2]} frames, {train.x.shape[4]} bodies",
         "encoder": f"ST-GCN, channels {', '.join(map(str, options.channels))}",
         "budget": f"{options.steps} steps of {min(options.batch, len(train))} clips, "
-        f"{len(next(iter(losses.values())))} epochs",
+        f"{max(runs[0].epochs.values())} epochs",
         "seed": str(config.seed),
         "time": f"{seconds:.0f} s so far; {torch.get_num_threads()} threads",
         "versions": f"asma_fast {asma_fast.__version__}, torch {torch.__version__}",

@@ -37,6 +37,13 @@ def build_encoder(config: EncoderConfig, skeleton: Skeleton, coordinates: int, s
         )
 
 
+def recorded_encoder(path: Path, record: dict[str, Any], seed: int) -> STGCN:
+    """An untrained encoder of the widths that a checkpoint's record tells."""
+    names = EncoderConfig.__dataclass_fields__
+    config = build(EncoderConfig, (str(path), {name: record["config"][name] for name in names}))
+    return build_encoder(config, Skeleton(**record["skeleton"]), record["coordinates"], seed)
+
+
 def load_encoder(path: Path) -> tuple[STGCN, dict[str, Any]]:
     """The encoder of a pretraining checkpoint, in eval mode, and the checkpoint's record.
 
@@ -48,9 +55,7 @@ def load_encoder(path: Path) -> tuple[STGCN, dict[str, Any]]:
     tensors, record = load_checkpoint(path)
     if record.get("kind") != "pretrain":
         raise CheckpointError(f"{path}: is no pretraining checkpoint")
-    names = EncoderConfig.__dataclass_fields__
-    config = build(EncoderConfig, (str(path), {name: record["config"][name] for name in names}))
-    encoder = build_encoder(config, Skeleton(**record["skeleton"]), record["coordinates"], seed=0)
+    encoder = recorded_encoder(path, record, seed=0)
     restore(path, encoder, tensors, "model.encoder.")
     return encoder.eval(), record
 
@@ -61,7 +66,7 @@ def check_fits(path: Path, record: dict[str, Any], clips: Clips) -> None:
     Raises
     ------
     CheckpointError
-        If skeleton or preprocessing differ.
+        If skeleton, preprocessing or the number of bodies differ.
     """
     if record["skeleton"]["name"] != clips.skeleton.name or len(record["skeleton"]["joints"]) != len(clips.skeleton):
         raise CheckpointError(
@@ -72,6 +77,8 @@ def check_fits(path: Path, record: dict[str, Any], clips: Clips) -> None:
             f"{path}: was trained on clips preprocessed by {record['preprocessing']}, "
             f"these were by {clips.preprocessing.to_dict()}"
         )
+    if record["bodies"] != clips.x.shape[4]:
+        raise CheckpointError(f"{path}: was trained on {record['bodies']} bodies a clip, these have {clips.x.shape[4]}")
 
 
 @torch.no_grad()

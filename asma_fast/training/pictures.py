@@ -88,7 +88,8 @@ def loss_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(range(1, len(values) + 1), values, label=encoder, color=colour)
     axes.set_xlabel("epoch")
     axes.set_ylabel("Barlow Twins loss")
-    axes.legend(frameon=False)
+    if losses:
+        axes.legend(frameon=False)
     return figure
 
 

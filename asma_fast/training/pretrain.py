@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import asma_fast
+from asma_fast._files import locked
 from asma_fast.config import as_json
 from asma_fast.nn import STGCN, Projector, barlow_twins_loss
 from asma_fast.philox import derive_seed
@@ -36,13 +38,13 @@ from asma_fast.training.masks import Masking
 
 STREAMS = ("anchor", "spatial", "temporal")
 # Options that may change between a run and its continuation.
-_FREE = {item for item in RunConfig.__dataclass_fields__ if item != "seed"} | {"encoders", "data"}
+_FREE = {*RunConfig.__dataclass_fields__, "encoders", "data"} - {"seed", "devices", "precision"}
 # Parts of a run that get a seed of their own, besides the initial weights.
 _PROJECTOR, _BATCHES, _VIEWS = 1, 2, 3
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the last good checkpoint stays."""
+    """Training cannot go on; the newest checkpoint stays."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,18 @@ class PretrainResult:
         Encoder → mean loss of each epoch, those of earlier, resumed parts included.
     metrics
         The JSON-lines file.
+    epochs
+        Encoder → epochs it has been trained for.
+    rank
+        Of this process among those of the run.
     """
 
     config: PretrainConfig
     checkpoints: dict[str, Path]
     losses: dict[str, list[float]]
     metrics: Path
+    epochs: dict[str, int]
+    rank: int = 0
 
 
 class ThreeStreams(nn.Module):
@@ -115,18 +123,45 @@ def pretrain(config: PretrainConfig, clips: Clips | None = None) -> PretrainResu
     CheckpointError
         If a checkpoint in ``config.out`` is damaged, or of another run.
     TrainingError
-        If the loss is no longer finite.
+        If the loss or a weight is no longer finite, or another process is at work in ``config.out``.
     """
     from lightning_fabric import Fabric
 
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
     fabric.launch()
     if clips is None:
-        store = open_store(config.data)
-        split = split_of(store, config.split)
-        config = replace(config, split=split)
-        clips = load_clips(store, store.split(split)[0], preprocessing_of(config, store), config.bodies)
-    config.out.mkdir(parents=True, exist_ok=True)
+        config, clips = _training_clips(config)
+    with _sole(config.out, fabric):
+        return _pretrain(config, clips, fabric)
+
+
+def _training_clips(config: PretrainConfig) -> tuple[PretrainConfig, Clips]:
+    """Clips of the split's training part, all clips of a store without splits; and the config that names the split."""
+    store = open_store(config.data)
+    rows = np.arange(len(store))
+    if store.splits or config.split is not None:
+        config = replace(config, split=split_of(store, config.split))
+        rows = store.split(str(config.split))[0]
+    return config, load_clips(store, rows, preprocessing_of(config, store), config.bodies)
+
+
+@contextmanager
+def _sole(out: Path, fabric: Any) -> Iterator[None]:
+    """Keeps other runs out of the folder."""
+    if not fabric.is_global_zero:
+        yield
+        return
+
+    def refusal(holder: str) -> TrainingError:
+        return TrainingError(f"{out}: another process trains there ({holder}); wait for it, or choose another --out")
+
+    with locked(out / "lock", refusal):
+        for left in out.glob(".*.tmp"):  # by a process that died
+            left.unlink()
+        yield
+
+
+def _pretrain(config: PretrainConfig, clips: Clips, fabric: Any) -> PretrainResult:
     runs = [_EncoderRun(name, config, clips, fabric) for name in config.encoders]
     metrics = config.out / "metrics.jsonl"
     if fabric.is_global_zero:
@@ -135,7 +170,15 @@ def pretrain(config: PretrainConfig, clips: Clips | None = None) -> PretrainResu
     with _progress(config, fabric, runs) as tick, _board(config, fabric) as board:
         for run in runs:
             run.train(metrics, tick, board)
-    return PretrainResult(config, {run.name: run.path for run in runs}, read_losses(metrics), metrics)
+    fabric.barrier()  # only one rank writes what all read
+    return PretrainResult(
+        config,
+        checkpoints={run.name: run.path for run in runs},
+        losses=read_losses(metrics),
+        metrics=metrics,
+        epochs={run.name: run.epoch for run in runs},
+        rank=fabric.global_rank,
+    )
 
 
 def read_losses(metrics: Path) -> dict[str, list[float]]:
@@ -158,6 +201,11 @@ class _EncoderRun:
         rank, world = fabric.global_rank, fabric.world_size
         self.batches = EpochBatches(len(clips), config.batch, derive_seed(config.seed, _BATCHES), rank, world)
         self.epochs = math.ceil(config.steps / len(self.batches)) if config.steps else config.epochs
+        if config.warmup >= 1 and config.warmup >= self.epochs:
+            raise ValueError(
+                f"warmup ({config.warmup:g} epochs) must be shorter than the run ({self.epochs} "
+                f"epoch{'s' if self.epochs > 1 else ''}): lower --warmup (below 1 it is a share), or train for longer"
+            )
         self.stop = min(self.epochs, config.stop_after or self.epochs)
         model = self._new_model()
         kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
@@ -236,6 +284,14 @@ class _EncoderRun:
                 if self.epoch % self.config.save_every == 0 or self.epoch == self.stop:
                     self._save()
 
+    def _newest(self) -> str:
+        if not self.path.exists():
+            return "no checkpoint was written before; start again with a lower --lr"
+        return (
+            f"the newest checkpoint is {self.path}; if the loss had already exploded there, start again with a lower "
+            "--lr and another --out"
+        )
+
     def _step(self, place: int, clip: Tensor, ids: Tensor) -> tuple[float, float]:
         config, step = self.config, self.epoch * len(self.batches) + place
         position = (step + 0.5) / len(self.batches) if config.schedule == "step" else float(self.epoch)
@@ -246,9 +302,8 @@ class _EncoderRun:
         parts = [barlow_twins_loss(anchor, other, config.off_diagonal) for other in (temporal, spatial)]
         loss = parts[0] + parts[1]
         if not torch.isfinite(loss):
-            kept = f"the last good checkpoint is {self.path}" if self.path.exists() else "no epoch was completed before"
             raise TrainingError(
-                f"{self.name}: the loss became {loss.item()} at step {step} (epoch {self.epoch}); {kept}"
+                f"{self.name}: the loss became {loss.item()} at step {step} (epoch {self.epoch}); {self._newest()}"
             )
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
@@ -276,9 +331,13 @@ class _EncoderRun:
             "skeleton": asdict(self.clips.skeleton),
             "preprocessing": self.clips.preprocessing.to_dict(),
             "fingerprint": self.clips.fingerprint,
+            "store": self.clips.store,
             "versions": {"asma_fast": asma_fast.__version__, "torch": torch.__version__},
         }
-        save_checkpoint(self.path, {**tensors, **optimiser_tensors(self.optimiser)}, record)
+        try:
+            save_checkpoint(self.path, {**tensors, **optimiser_tensors(self.optimiser)}, record)
+        except CheckpointError as error:
+            raise TrainingError(f"{self.name}: {error}; {self._newest()}") from error
 
 
 def _forget_unsaved(metrics: Path, epochs: dict[str, int]) -> None:

@@ -12,21 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import asma_fast
-from asma_fast.config import as_json, build
+from asma_fast.config import as_json
+from asma_fast.data import Preprocessing, Store
 from asma_fast.philox import derive_seed
 from asma_fast.training.checkpoint import CheckpointError, write_text
-from asma_fast.training.configs import EncoderConfig, ProbeConfig
+from asma_fast.training.configs import ProbeConfig
 from asma_fast.training.dataset import Clips, EpochBatches, load_clips, open_store, preprocessing_of, split_of
 from asma_fast.training.features import (
-    build_encoder,
     calibrate,
     check_fits,
     extract_features,
     initial_seed,
     load_encoder,
     raw_features,
+    recorded_encoder,
 )
 
 Floats = NDArray[np.float32]
@@ -68,6 +70,8 @@ class ProbeResult:
             f"  {name:<32} {'no test clips' if share != share else f'{100 * share:.1f} %'}"
             for name, share in zip(self.classes, self.per_class, strict=True)
         ]
+        if seen := self.record.get("test_clips_seen"):
+            lines.append(f"warning: the encoders were pretrained on {seen} of the {clips['test']} test clips")
         return "\n".join(lines)
 
 
@@ -77,29 +81,34 @@ def probe(config: ProbeConfig) -> ProbeResult:
     Raises
     ------
     ValueError
-        If there are no labels, one class only, a part without clips, or the options do not fit the store.
+        If there are no labels, one class only, a part without clips, or the options do not fit store and run.
     CheckpointError
-        If an encoder's checkpoint is damaged or of another skeleton or preprocessing.
+        If an encoder's checkpoint is damaged, or of another skeleton, preprocessing or number of bodies.
+
+    Notes
+    -----
+    Where ``config.run`` holds encoders, clips are prepared as theirs were, also for raw coordinates; and the split is
+    by default that of the run, on the store it was trained on.
     """
     store = open_store(config.data)
-    split = split_of(store, config.split)
-    encoders = _encoders_of(config)
-    loaded = [(path, *load_encoder(path)) for path in encoders]
-    if loaded and store.preprocessing is None:
-        recorded = loaded[0][2]
-        config = replace(
-            config, preprocessing=recorded["config"]["preprocessing"], frames=recorded["preprocessing"]["frames"]
-        )
-        config = replace(config, bodies=recorded["bodies"])
-    recipe = preprocessing_of(config, store)
-    train, test = (_labelled(load_clips(store, rows, recipe, config.bodies), split) for rows in store.split(split))
+    loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
+    records = [record for _, _, record in loaded]
+    split = _split(config, store, records)
+    recipe, bodies = _recipe(config, store, records)
+    if records:
+        config = replace(config, preprocessing=records[0]["config"]["preprocessing"])
+    config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
+    train, test = (_labelled(load_clips(store, rows, recipe, bodies), split) for rows in store.split(split))
     for path, _, record in loaded:
         check_fits(path, record, train)
+    if config.features == "raw":  # the run only told how to prepare the clips
+        loaded = []
     features = [_features(config, loaded, clips, train) for clips in (train, test)]
     about = {
         "data": {"dataset": store.dataset, "fingerprint": store.fingerprint, "split": split},
         "preprocessing": recipe.to_dict(),
         "encoders": {path.stem: _budget(record) for path, _, record in loaded},
+        "test_clips_seen": _seen(store, records, test) if config.features == "encoder" else 0,
     }
     result = probe_features(
         config, (features[0], train.labels.numpy()), (features[1], test.labels.numpy()), store.classes, about
@@ -136,18 +145,14 @@ def probe_features(
     >>> probe_features(ProbeConfig(method="knn", neighbours=3), (x, y), (x, y), ("a", "b")).accuracy
     1.0
     """
-    for part, (x, y) in (("training", train), ("test", test)):
-        if len(y) == 0:
-            raise ValueError(f"the {part} part of the split has no labelled clips")
+    check_labels(train[1], test[1], classes)
+    for part, (x, _) in (("training", train), ("test", test)):
         if not np.isfinite(x).all():
             raise ValueError(f"features of the {part} part must be finite")
-    present = np.unique(train[1])
-    if len(present) < 2:
-        raise ValueError(f"a probe needs two classes or more to tell apart, got only {classes[present[0]]!r}")
     methods = {"logistic": _logistic, "linear": _linear, "knn": _neighbours}
     named, chosen = methods[config.method](config, train, test[0])
     count = len(classes)
-    confusion = np.bincount(test[1] * count + named, minlength=count * count).reshape(count, count).astype(np.int64)
+    confusion = multiclass_confusion_matrix(torch.from_numpy(named), torch.from_numpy(test[1]), count).numpy()
     hits, totals = confusion.diagonal(), confusion.sum(1)
     per_class = tuple(float(hit / total) if total else float("nan") for hit, total in zip(hits, totals, strict=True))
     accuracy = float(hits.sum() / totals.sum())
@@ -170,17 +175,62 @@ def probe_features(
     return ProbeResult(accuracy, per_class, confusion, tuple(classes), chosen, record)
 
 
+def check_labels(train: Labels, test: Labels, classes: Sequence[str]) -> None:
+    """There is something to probe.
+
+    Raises
+    ------
+    ValueError
+        If either part has no clips, or the training part has one class only.
+    """
+    for part, labels in (("training", train), ("test", test)):
+        if len(labels) == 0:
+            raise ValueError(f"the {part} part of the split has no labelled clips")
+    present = np.unique(train)
+    if len(present) < 2:
+        raise ValueError(f"a probe needs two classes or more to tell apart, got only {classes[present[0]]!r}")
+
+
 def _encoders_of(config: ProbeConfig) -> list[Path]:
-    """Checkpoints of the run whose features, or whose untrained network, are asked for."""
-    if config.features == "raw":
+    """Checkpoints of the run whose features, untrained network or preprocessing are asked for."""
+    known = sorted(path.stem for path in config.run.glob("*.safetensors"))
+    if not known and config.features == "raw":
         return []
-    known = sorted(path.stem for path in config.run.glob("*.safetensors") if not path.name.startswith("."))
     if not known:
         raise CheckpointError(f"{config.run}: holds no encoders; `asma-fast pretrain --out {config.run}` makes them")
     for name in config.encoders:
         if name not in known:
             raise ValueError(f"encoders must be among {', '.join(known)}, those in {config.run}; got {name!r}")
     return [config.run / f"{name}.safetensors" for name in config.encoders or known]
+
+
+def _split(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]]) -> str:
+    """The split asked for; else that of the run, if it was trained on this store; else the store's only one."""
+    ran = {record["config"]["split"] for record in records if record.get("store") == store.fingerprint}
+    if config.split is None and len(ran) == 1:
+        return split_of(store, ran.pop())
+    return split_of(store, config.split)
+
+
+def _recipe(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]]) -> tuple[Preprocessing, int]:
+    """How clips are prepared, and how many bodies are kept: as the encoders' were, where there are any."""
+    if not records:
+        return preprocessing_of(config, store), config.bodies
+    recipe = store.preprocessing or Preprocessing.from_dict(records[0]["preprocessing"])
+    bodies = min(records[0]["bodies"], store.bodies)
+    for option, asked, used in (("frames", config.frames, recipe.frames), ("bodies", config.bodies, bodies)):
+        if asked not in (0, used):
+            raise ValueError(f"{option} must be {used}, as for the encoders in {config.run}, or 0; got {asked}")
+    return recipe, bodies
+
+
+def _seen(store: Store, records: Sequence[dict[str, Any]], test: Clips) -> int | None:
+    """How many test clips the encoders were pretrained on; None where one was trained on another store."""
+    if any(record.get("store") != store.fingerprint for record in records):
+        return None
+    splits = [record["config"]["split"] for record in records]
+    rows = [np.arange(len(store)) if split is None else store.split(split)[0] for split in splits]
+    return int(np.isin(test.ids.numpy(), np.concatenate(rows)).sum())
 
 
 def _budget(record: dict[str, Any]) -> dict[str, Any]:
@@ -202,8 +252,7 @@ def _features(config: ProbeConfig, loaded: Sequence[Any], clips: Clips, train: C
         return np.concatenate(parts, axis=1)
     # One untrained network: that of the run's first encoder, with its widths.
     path, _, record = loaded[0]
-    shape = build(EncoderConfig, (str(path), {k: record["config"][k] for k in EncoderConfig.__dataclass_fields__}))
-    encoder = build_encoder(shape, clips.skeleton, clips.x.shape[1], initial_seed(record["config"]["seed"]))
+    encoder = recorded_encoder(path, record, initial_seed(record["config"]["seed"]))
     return extract_features(calibrate(encoder, train, config.batch), clips, config.batch)
 
 

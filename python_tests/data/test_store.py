@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from asma_fast import Skeleton
 from asma_fast.data import Clip, Preprocessing, Store, StoreError, StoreWriter, split_by
+from asma_fast.data.work_in_progress import WorkInProgress
 
 NTU = Skeleton.named("ntu-rgb+d")
 
@@ -169,6 +172,40 @@ def test_an_existing_store_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="overwrite was not asked for"):
         writer(path)
     same(write(path, clips(seed=1), overwrite=True), clips(seed=1))
+
+
+def test_what_a_writer_killed_after_the_rename_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, partial = tmp_path / "a", tmp_path / "a.partial"
+    with monkeypatch.context() as killed:
+        killed.setattr(WorkInProgress, "discard", WorkInProgress.close)
+        write(path, clips())
+    assert partial.exists()
+    with pytest.raises(FileExistsError):
+        writer(path)
+    assert not partial.exists()
+    same(Store.open(path), clips())
+
+
+def test_work_on_another_store_outlives_a_writer_that_may_not_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write(path, clips())
+    with writer(path, overwrite=True) as interrupted:
+        interrupted.add(clips(seed=1)[0])
+    with pytest.raises(FileExistsError):
+        writer(path)
+    with writer(path, overwrite=True) as resumed:
+        assert list(resumed.finished) == ["clip0"]
+
+
+@pytest.mark.parametrize("line", [{"other": 1}, {"forget": "nothing"}, [1], {"source": "x", "clips": 3}])
+def test_journal_lines_of_another_release_are_not_taken_up(tmp_path: Path, line: object) -> None:
+    with writer(tmp_path / "a") as first:
+        first.add(clips()[0])
+    text = json.dumps(line)
+    with (tmp_path / "a.partial" / "journal").open("a") as journal:
+        journal.write(f"{zlib.crc32(text.encode()):08x} {text}\n")
+    with writer(tmp_path / "a") as second:
+        assert list(second.finished) == ["clip0"]
 
 
 def test_a_second_writer_is_told(tmp_path: Path) -> None:

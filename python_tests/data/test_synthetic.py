@@ -9,7 +9,6 @@ import pytest
 
 from asma_fast import Skeleton
 from asma_fast.data import Preprocessing, Synthetic
-from asma_fast.data.synthetic import generate
 
 NTU = Skeleton.named("ntu-rgb+d")
 
@@ -22,7 +21,7 @@ def data_set() -> Synthetic:
 def test_a_clip_depends_on_arguments_and_index_alone(data_set: Synthetic) -> None:
     np.random.seed(0)  # noqa: NPY002
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    clips = list(generate(clips_per_class=20, subjects=10, seed=1))
+    clips = list(Synthetic(clips_per_class=20, subjects=10, seed=1))
     for index in (200, 3, 77):
         np.testing.assert_array_equal(data_set.clip(index).frames, clips[index].frames)
     assert not np.array_equal(Synthetic(clips_per_class=20, seed=2).clip(3).frames[:, :9], clips[3].frames[:, :9])

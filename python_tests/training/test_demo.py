@@ -8,6 +8,7 @@ import re
 import pytest
 from toys import toy_store
 
+from asma_fast.data import Preprocessing
 from asma_fast.training import DemoConfig, demo
 
 ROWS = ["raw coordinates", "random encoder", "PSTL masking", "hl", "lh", "hl + lh"]
@@ -41,8 +42,16 @@ def test_the_report_stands_alone_and_shows_the_figures_of_the_records(result):
 
 
 def test_prepared_data_serve_as_well(tmp_path):
-    store = toy_store(tmp_path / "toy.safetensors", 36)
+    recipe = Preprocessing(frames=20, rotate="none")
+    store = toy_store(tmp_path / "toy.safetensors", 36, preprocessing=recipe)
     with pytest.raises(ValueError, match="name one of the store's splits"):
         demo(DemoConfig(data=store, out=tmp_path / "out", steps=1, progress=False))
     done = demo(DemoConfig(data=store, split="half", out=tmp_path / "out", steps=1, progress=False))
     assert done.probes["hl"]["logistic"].record["data"]["dataset"] == "toy"
+
+
+def test_data_without_labels_are_refused_before_training(tmp_path):
+    store = toy_store(tmp_path / "toy.safetensors", 12, labels=False)
+    with pytest.raises(ValueError, match="the training part of the split has no labelled clips"):
+        demo(DemoConfig(data=store, split="half", out=tmp_path / "out", progress=False))
+    assert not (tmp_path / "out").exists()

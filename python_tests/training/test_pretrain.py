@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 import os
 import signal
 import subprocess
@@ -18,6 +18,7 @@ from toys import SKELETON, TINY, renamed, tiny, toy_clips, toy_store
 
 from asma_fast import Skeleton
 from asma_fast.config import build
+from asma_fast.data import Preprocessing
 from asma_fast.nn import barlow_twins_loss
 from asma_fast.training import CheckpointError, TrainingError, pretrain
 from asma_fast.training.checkpoint import load_checkpoint, save_checkpoint
@@ -179,7 +180,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         nan = torch.tensor(float("nan"), requires_grad=True)
         patch.setattr(sys.modules[ThreeStreams.__module__], "barlow_twins_loss", lambda *_: nan)
         with pytest.raises(
-            TrainingError, match=r"hl: the loss became nan at step 6 \(epoch 2\); the last good.*hl.safe"
+            TrainingError,
+            match=r"hl: the loss became nan at step 6 \(epoch 2\); the newest checkpoint is .*hl.safe",
         ):
             pretrain(tiny(tmp_path, encoders="hl"), clips)
     assert (tmp_path / "hl.safetensors").read_bytes() == good
@@ -193,6 +195,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         ({"projector": 32}, {}, "was trained with projector=16"),
         ({"channels": "4,4,16"}, {}, r"was trained with channels=\[4, 4, 8\]"),
         ({"seed": 3}, {}, "was trained with seed=0"),
+        ({"precision": "bf16-mixed"}, {}, "was trained with precision=32-true"),
         ({}, {"seed": 5}, "was trained on other clips"),
         ({}, {"skeleton": "kinect"}, "was trained on skeleton toy, got kinect"),
     ],
@@ -205,6 +208,64 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, whole, options, clips,
         (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(CheckpointError, match=message):
         pretrain(tiny(tmp_path, **options), given)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, whole):
+    path = tmp_path / "hl.safetensors"
+    path.write_bytes(whole.checkpoints["hl"].read_bytes())
+    tensors, record = load_checkpoint(path)
+    name = next(name for name in tensors if name.endswith("weight"))
+    with pytest.raises(CheckpointError, match=f"not written, for {name} is not finite"):
+        save_checkpoint(path, {**tensors, name: tensors[name] * float("inf")}, record)
+    assert path.read_bytes() == whole.checkpoints["hl"].read_bytes()
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    with (tmp_path / "lock").open("w") as held:
+        held.write("pid 1234")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match=r"another process trains there \(pid 1234\)") as refused:
+            pretrain(tiny(tmp_path, encoders="hl"), toy_clips())
+        assert str(tmp_path) in str(refused.value)
+    (tmp_path / ".hl.safetensors.99.tmp").touch()  # of a process that died
+    pretrain(tiny(tmp_path, encoders="hl", stop_after=1), toy_clips())
+    assert {entry.name for entry in tmp_path.iterdir()} == {"config.json", "metrics.jsonl", "hl.safetensors"}
+
+
+@pytest.mark.parametrize(("warmup", "epochs"), [(10, 1), (4, 4)])
+def test_a_warmup_as_long_as_the_run_is_refused(tmp_path, warmup, epochs):
+    message = rf"warmup \({warmup} epochs\) must be shorter than the run \({epochs} epochs?\)"
+    with pytest.raises(ValueError, match=message):
+        pretrain(tiny(tmp_path / "run", warmup=warmup, epochs=epochs), toy_clips())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_without_metrics_still_tells_its_epochs(tmp_path):
+    config = tiny(tmp_path, encoders="hl", epochs=2)
+    pretrain(config, toy_clips()).metrics.unlink()
+    again = pretrain(config, toy_clips())
+    assert again.losses == {}
+    assert again.epochs == {"hl": 2}
+
+
+def test_a_store_without_splits_trains_on_all_clips(tmp_path):
+    store = toy_store(tmp_path / "toy.safetensors", 12, splits={})
+    result = pretrain(tiny(tmp_path / "run", data=store, frames=16, encoders="hl", epochs=1, batch=12))
+    _, record = load_checkpoint(result.checkpoints["hl"])
+    assert record["step"] == 1  # of all twelve
+    assert record["config"]["split"] is None
+    with pytest.raises(ValueError, match="the store has no splits"):
+        pretrain(tiny(tmp_path / "run", data=store, frames=16, split="half"))
+
+
+@pytest.mark.parametrize("preset", ["small", "demo"])
+def test_presets_train_on_clips_prepared_with_another_length(tmp_path, preset):
+    store = toy_store(tmp_path / "toy.safetensors", 12, preprocessing=Preprocessing(frames=20, rotate="none"))
+    small = {**TINY, "data": store, "split": "half", "out": tmp_path / "run", "encoders": "hl", "steps": 1}
+    config = build(PretrainConfig, ("preset", PRETRAIN_PRESETS[preset]), ("test", small))
+    _, record = load_checkpoint(pretrain(config).checkpoints["hl"])
+    assert record["preprocessing"]["frames"] == 20
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, whole, monkeypatch):

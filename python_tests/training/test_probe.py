@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from toys import CLASSES, SKELETON, renamed, tiny, toy_clips, toy_store
+from toys import CLASSES, SKELETON, half, renamed, tiny, toy_clips, toy_store
 
 from asma_fast import Skeleton
+from asma_fast.data import Preprocessing
 from asma_fast.training import CheckpointError, ProbeConfig, pretrain, probe
 from asma_fast.training.dataset import EpochBatches
 from asma_fast.training.features import build_encoder, calibrate, extract_features, load_encoder
@@ -173,7 +174,8 @@ def test_calibration_gives_each_batch_norm_the_statistics_of_the_clips():
         ({"run": "empty"}, "holds no encoders"),
         ({"encoders": ("lh", "xx")}, "encoders must be among hl, lh"),
         ({"split": "none"}, "no clips: the split is empty"),
-        ({"split": None}, "name one of the store's splits"),
+        ({"frames": 20}, "frames must be 16, as for the encoders in .*run, or 0; got 20"),
+        ({"features": "raw", "bodies": 2}, "bodies must be 1, as for the encoders"),
     ],
 )
 def test_probing_what_is_not_there_is_refused(run, options, message):
@@ -182,6 +184,62 @@ def test_probing_what_is_not_there_is_refused(run, options, message):
         options = {"run": run / options["run"]}
     with pytest.raises(ValueError, match=message):
         probe(_config(run, **options))
+
+
+def test_the_split_is_that_of_the_run_unless_the_store_is_another(run, tmp_path):
+    result = probe(_config(run, split=None))
+    assert result.record["data"]["split"] == result.record["config"]["split"] == "half"
+    assert result.record["test_clips_seen"] == 0
+    assert "warning" not in str(result)
+    other = toy_store(tmp_path / "other.safetensors", 36, seed=1)
+    with pytest.raises(ValueError, match="name one of the store's splits"):
+        probe(_config(run, data=other, split=None))
+    assert probe(_config(run, data=other)).record["test_clips_seen"] is None
+
+
+def test_test_clips_that_pretraining_saw_are_counted(tmp_path):
+    splits = {"half": half, "turned": lambda info: "test" if half(info) == "train" else "train"}
+    store = toy_store(tmp_path / "toy.safetensors", 36, splits=splits)
+    pretrain(tiny(tmp_path / "run", data=store, split="half", frames=16, encoders="hl", epochs=1))
+    result = probe(_config(tmp_path, split="turned"))
+    assert result.record["test_clips_seen"] == result.record["clips"]["test"] == 24
+    assert "warning: the encoders were pretrained on 24 of the 24 test clips" in str(result)
+    assert probe(_config(tmp_path, split="turned", features="raw")).record["test_clips_seen"] == 0
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_every_kind_of_features_is_probed_on_the_clips_of_the_encoders(tmp_path, prepared):
+    recipe = Preprocessing(frames=12, rotate="none")
+    store = toy_store(tmp_path / "toy.safetensors", 36, bodies=2, preprocessing=recipe if prepared else None)
+    options = {} if prepared else {"frames": 12}
+    pretrain(tiny(tmp_path / "run", data=store, split="half", bodies=1, encoders="hl", epochs=1, **options))
+    records = {name: probe(_config(tmp_path, features=name)).record for name in ("encoder", "random", "raw")}
+    assert records["raw"]["width"] == 3 * 12 * 9
+    for record in records.values():
+        assert record["preprocessing"] == records["encoder"]["preprocessing"]
+        assert record["config"]["bodies"] == 1
+        assert record["config"]["frames"] == 12
+    assert records["raw"]["encoders"] == {}
+
+
+def test_a_recipe_without_a_name_is_rebuilt_from_the_record(tmp_path):
+    toy_store(tmp_path / "toy.safetensors", 36)
+    clips = toy_clips(12)
+    assert clips.preprocessing not in [Preprocessing.named(name) for name in Preprocessing.names()]
+    pretrain(tiny(tmp_path / "run", encoders="hl", epochs=1), clips)
+    assert probe(_config(tmp_path)).record["preprocessing"] == clips.preprocessing.to_dict()
+
+
+def test_raw_coordinates_need_no_run(run, tmp_path):
+    record = probe(_config(run, run=tmp_path, features="raw", frames=8)).record
+    assert record["width"] == 3 * 8 * 9
+
+
+def test_clips_of_fewer_bodies_are_refused(run, tmp_path):
+    store = toy_store(tmp_path / "pairs.safetensors", 12, bodies=2)
+    pretrain(tiny(tmp_path / "run", data=store, split="half", frames=16, encoders="hl", epochs=1))
+    with pytest.raises(CheckpointError, match="was trained on 2 bodies a clip, these have 1"):
+        probe(_config(run, run=tmp_path / "run"))
 
 
 def test_clips_without_labels_cannot_be_probed(run, tmp_path):

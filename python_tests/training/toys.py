@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from asma_fast import Skeleton
 from asma_fast.config import build
 from asma_fast.data import Clip, ClipInfo, Preprocessing, StoreWriter
+from asma_fast.data.clip import SplitRule
 from asma_fast.training.configs import PretrainConfig
 from asma_fast.training.dataset import Clips
 
@@ -76,19 +78,30 @@ def toy_clips(count: int = 24, *, frames: int = 16, seed: int = 0) -> Clips:
 
 
 def toy_store(
-    path: Path, count: int = 36, *, labels: bool = True, skeleton: Skeleton = SKELETON, seed: int = 0
+    path: Path,
+    count: int = 36,
+    *,
+    labels: bool = True,
+    skeleton: Skeleton = SKELETON,
+    seed: int = 0,
+    bodies: int = 1,
+    preprocessing: Preprocessing | None = None,
+    splits: Mapping[str, SplitRule] | None = None,
 ) -> Path:
-    """A store of such clips with the splits ``half`` (two of three train) and ``none`` (nothing tests)."""
+    """A store of such clips with the splits ``half`` (two of three train) and ``none`` (nothing tests), or others."""
     rng = np.random.default_rng(seed)
-    with StoreWriter(path, dataset="toy", skeleton=skeleton) as writer:
+    with StoreWriter(path, dataset="toy", skeleton=skeleton, preprocessing=preprocessing) as writer:
         for n in range(count):
-            frames = frames_of(n % 3, rng, 15 + n % 7)
-            writer.add(Clip(frames, skeleton.name, label=n % 3 if labels else None, subject=n // 3, name=f"clip{n:03}"))
-        writer.finish(classes=CLASSES, splits={"half": _half, "none": _nothing_tests})
+            frames = np.concatenate([frames_of(n % 3, rng, 15 + n % 7)] * bodies)
+            if preprocessing is not None:
+                frames = np.ascontiguousarray(preprocessing(frames, skeleton).transpose(3, 1, 2, 0))
+            clip = Clip(frames, skeleton.name, label=n % 3 if labels else None, subject=n // 3, name=f"clip{n:03}")
+            writer.add(replace(clip, preprocessing=preprocessing))
+        writer.finish(classes=CLASSES, splits={"half": half, "none": _nothing_tests} if splits is None else splits)
     return path
 
 
-def _half(info: ClipInfo) -> str:
+def half(info: ClipInfo) -> str:
     return "test" if info.subject is not None and info.subject % 3 == 2 else "train"
 
 
