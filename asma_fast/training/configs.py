@@ -10,7 +10,7 @@ from asma_fast.config import option
 
 Rank = Literal["high", "low", "random", "none"]
 RANKS: tuple[Rank, ...] = ("high", "low", "random", "none")
-DEMO_STEPS = 300
+DEMO_STEPS = 200
 NAMED_MASKINGS: dict[str, tuple[Rank, Rank]] = {"hl": ("high", "low"), "lh": ("low", "high")}
 
 
