@@ -150,7 +150,7 @@ def test_dropout_needs_a_seed() -> None:
 def test_block_options_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\), got 1"):
         STGCNBlock(3, 3, SKELETON, dropout=1)
-    with pytest.raises(ValueError, match=r"stride must be in \[1, 2147483647\], got 0"):
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         STGCNBlock(3, 3, SKELETON, stride=0)
     with pytest.raises(ValueError, match="partition must be one of"):
         GraphConv(3, 3, SKELETON, partition="radial")
