@@ -61,13 +61,15 @@ def channels_last(x: Array) -> Array:
     order = _PHYSICAL[x.ndim]
     expected = 1
     strides = [s // x.itemsize for s in x.strides] if isinstance(x, np.ndarray) else x.stride()
+    right = not isinstance(x, np.ndarray) or _readable(x)
     for axis in reversed(order):
-        if x.shape[axis] != 1 and strides[axis] != expected:
-            copy = empty_channels_last(x.shape, x)
-            copy[...] = x
-            return copy
+        right = right and (x.shape[axis] == 1 or strides[axis] == expected)
         expected *= x.shape[axis]
-    return x
+    if right:
+        return x
+    copy = empty_channels_last(x.shape, x)
+    copy[...] = x
+    return copy
 
 
 def dense(x: Array | None) -> Array | None:
@@ -85,11 +87,15 @@ def as_dense(x: Array, dtype: str) -> Array:
 
 
 def aligned(x: Array) -> Array:
-    """``x`` itself if native code can read it where it lies, else a copy: of unaligned or oddly strided memory."""
+    """``x`` itself if native code can read it where it lies, else a copy with its axes in the same order in memory."""
     if isinstance(x, np.ndarray):
-        whole = x.flags.aligned and not any(stride % x.itemsize for stride in x.strides)
-        return x if whole else x.copy()
+        return x if _readable(x) else x.copy(order="K")
     return x if x.data_ptr() % x.element_size() == 0 else x.clone()
+
+
+def _readable(x: Any) -> bool:
+    """Whether the NumPy array is aligned and its strides are whole elements."""
+    return x.flags.aligned and not any(stride % x.itemsize for stride in x.strides)
 
 
 def to_native(x: Array) -> Any:

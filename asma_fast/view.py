@@ -89,19 +89,21 @@ class View:
         return view
 
     def to(self, *args: Any, **kwargs: Any) -> View:
-        """The same view with every array a tensor, moved by ``torch.Tensor.to``; index maps keep their dtype.
+        """The same view with every array a tensor, moved by ``torch.Tensor.to``; a dtype is for the transform alone.
 
         Lightning and torch's loaders move a view between devices by this method.
         """
         import torch
 
-        def move(value: Map | None) -> Map | None:
+        copy = kwargs.pop("copy", False)
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+
+        def move(value: Map | None, dtype: Any = None) -> Map | None:
             if value is None:
                 return None
-            moved = torch.as_tensor(value).to(*args, **kwargs)
-            return moved if value is self.transform else moved.to(torch.int32)
+            return torch.as_tensor(value).to(device=device, dtype=dtype, non_blocking=non_blocking, copy=copy)
 
-        return View(*(move(value) for value in self.arrays()))
+        return View(move(self.frames), move(self.joints), move(self.nodes), move(self.transform, dtype))
 
     def pin_memory(self) -> View:
         """The same view in page-locked memory."""

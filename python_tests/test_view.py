@@ -123,3 +123,17 @@ def test_views_of_different_batches_do_not_compose(kind):
 def test_transforms_of_different_sizes_do_not_compose():
     with pytest.raises(ValueError, match="one size to compose, got 2 and 3"):
         View(transform=np.zeros((1, 3, 3))).then(View(transform=np.zeros((1, 2, 2))))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_dtype_is_for_the_transform_alone(dtype):
+    view = View(*(_int([[257, 999]]) for _ in range(3)), transform=np.eye(3, dtype=np.float32)[None])
+    for moved in (
+        view.to(dtype),
+        view.to("cpu", dtype),
+        view.to(dtype=dtype, copy=True),
+        view.to(torch.ones(1, dtype=dtype)),
+    ):
+        assert [m.tolist() for m in (moved.frames, moved.joints, moved.nodes)] == [[[257, 999]]] * 3
+        assert moved.frames.dtype == torch.int32
+        assert moved.transform.dtype == dtype

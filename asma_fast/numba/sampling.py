@@ -29,7 +29,8 @@ def sample_frames(scores: Any, drop: int, high: bool, random_drop: int, seed: An
     """Fill ``kept (N, T − drop − random_drop)``."""
     if np.isnan(scores).any():
         raise ValueError("scores must not be NaN, got NaN")
-    bits = np.ascontiguousarray(scores, dtype=np.float32).view(np.int32).astype(np.int64)
+    with np.errstate(over="ignore"):  # a float64 score beyond float32 is an infinity, which is ordered
+        bits = np.ascontiguousarray(scores, dtype=np.float32).view(np.int32).astype(np.int64)
     magnitude = bits & 0x7FFFF800
     rank = np.where(bits < 0, -magnitude, magnitude)
     ties = philox(seed, ids[:, None], np.arange(scores.shape[1]), Purpose.TIES)[..., 0]

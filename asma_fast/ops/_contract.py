@@ -77,6 +77,15 @@ def as_int(name: str, value: Any) -> Any:
     return value
 
 
+def as_float(name: str, value: Any) -> Any:
+    """``value`` as a Python number (a symbolic one under torch.compile stays what it is); bool is not one."""
+    if isinstance(value, (np.floating, np.integer)):
+        return float(value)
+    if isinstance(value, bool) or (not isinstance(value, (int, float)) and not hasattr(value, "node")):
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+    return value
+
+
 def check_count(name: str, value: int, low: int, high: int | None = None) -> None:
     """``low ≤ value`` (``≤ high``)."""
     as_int(name, value)

@@ -172,11 +172,21 @@ def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
             return op.run_cpu(*args)
         if any(isinstance(arg, np.ndarray) for arg in args):
             op.check(*args)  # says which; the dispatcher would not
-        return TORCH_OPS[op.name](*args)
+        return _dispatch(op, args)
     op.check(*args)
     if choice == "numba":
         return _run_numba(op, args)
     return _run_reference(op, args)
+
+
+def _dispatch(op: Op, args: tuple[Any, ...]) -> Any:
+    if torch.compiler.is_compiling():
+        return TORCH_OPS[op.name](*args)
+    try:
+        return TORCH_OPS[op.name](*args)
+    except RuntimeError:
+        op.check(*args)  # the dispatcher refuses a wrong type before the op can say what was wanted
+        raise
 
 
 def _run_reference(op: Op, args: tuple[Any, ...]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from asma_fast.ops._op import TORCH_OPS, Op
@@ -36,6 +37,7 @@ def _autograd_kernel(name: str, autograd: type[torch.autograd.Function]) -> Any:
     differentiable = autograd.differentiable  # type: ignore[attr-defined]
 
     def kernel(*args: Any) -> Any:
+        _refuse_forward_mode(name, args)
         if torch.is_grad_enabled():
             wanted = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor) and arg.requires_grad]
             for position in wanted:
@@ -46,6 +48,17 @@ def _autograd_kernel(name: str, autograd: type[torch.autograd.Function]) -> Any:
         return below_autograd(name, *args)
 
     return kernel
+
+
+def _refuse_forward_mode(name: str, args: tuple[Any, ...]) -> None:
+    """The kernels have no forward-mode rule, and without one torch would take a tangent for zero."""
+    if forward_ad._current_level < 0:
+        return
+    for arg in args:
+        if isinstance(arg, torch.Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+            raise NotImplementedError(
+                f"asma_fast::{name} has no forward-mode derivative (torch.func.jvp, forward_ad); impl='reference' has"
+            )
 
 
 def below_autograd(name: str, *args: Any) -> Any:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from asma_fast._array import Array, channels_last, dense, empty_channels_last
-from asma_fast.ops._contract import FLOATS, check_count, check_dtype, check_shape
+from asma_fast.ops._contract import FLOATS, as_float, as_int, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words
 from asma_fast.philox import Purpose
@@ -66,6 +66,7 @@ def dropout(
     [0.0, 2.0, 2.0, 2.0, 0.0, 0.0]
     """
     check_shape("x", x, "B C T V")
+    p, block = as_float("p", p), as_int("block", block)
     return run(OP, impl, x, as_seed(seed, x), as_ids(ids, x.shape[0], x), p, block)
 
 
@@ -75,8 +76,7 @@ def _check(x: Array, seed: Array, ids: Array, p: float, block: int) -> None:
     check_random("x", x, seed, ids)
     if (x.shape[0] % ids.shape[0] if ids.shape[0] else x.shape[0]) != 0:
         raise ValueError(f"ids must have a size that divides the {x.shape[0]} rows of x, got {ids.shape[0]}")
-    if isinstance(p, bool) or not isinstance(p, (int, float)):
-        raise TypeError(f"p must be a float, got {type(p).__name__}")
+    as_float("p", p)
     if not 0 <= p <= 1 - 2.0**-17:
         raise ValueError(f"p must be in [0, 1 − 2⁻¹⁷], got {p}")
     check_count("block", block, 0, MOST_BLOCKS - 1)

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from asma_fast._array import Array, dense, empty
-from asma_fast.ops._contract import FLOATS, check_array, check_dtype, check_shape, check_view
+from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops.gather_view import check_view_indices, view_arguments, view_shape
 from asma_fast.view import View
@@ -96,14 +96,14 @@ def joint_motion(x: Array, *, view: View | None = None, impl: str | Impl = "auto
 
 
 def _with_bodies(x: Array) -> Array:
-    check_array("x", x)
+    check_shape("x", x, "N C T V M", "N C T V")
     return x[..., None] if x.ndim == 4 else x
 
 
 def _check(
     x: Array, frames: Array | None, joints: Array | None, transform: Array | None, replicate: bool = True
 ) -> None:
-    check_shape("x", x, "N C T V M", "N C T V")
+    check_shape("x", x, "N C T V M")
     check_dtype("x", x, FLOATS)
     check_view(x, frames, joints, transform)
 
@@ -117,11 +117,11 @@ def _allocate_joints(x: Array, frames: Any, joints: Any, transform: Any) -> Arra
 
 
 def _native_frames(x: Array, frames: Any, joints: Any, transform: Any, replicate: bool, out: Array) -> None:
-    call_native("frame_motion", x, frames, joints, dense(transform), replicate, out)
+    call_native("frame_motion", x, dense(frames), dense(joints), dense(transform), replicate, out)
 
 
 def _native_joints(x: Array, frames: Any, joints: Any, transform: Any, out: Array) -> None:
-    call_native("joint_motion", x, frames, joints, dense(transform), out)
+    call_native("joint_motion", x, dense(frames), dense(joints), dense(transform), out)
 
 
 def _reference_frames(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
+
 from asma_fast._array import Array, as_dense, dense, empty
-from asma_fast.ops._contract import REALS, check_array, check_count, check_dtype, check_shape
+from asma_fast.ops._contract import REALS, as_int, check_array, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words
 from asma_fast.philox import Purpose
@@ -59,7 +61,7 @@ def sample_joints(
     """
     check_array("weights", weights)
     count = weights.shape[0] if weights.ndim == 2 else 1
-    return run(JOINTS, impl, weights, drop, as_seed(seed, weights), as_ids(ids, count, weights))
+    return run(JOINTS, impl, weights, as_int("drop", drop), as_seed(seed, weights), as_ids(ids, count, weights))
 
 
 def sample_frames(
@@ -119,9 +121,9 @@ def sample_frames(
         FRAMES,
         impl,
         scores,
-        drop,
+        as_int("drop", drop),
         remove == "high",
-        random_drop,
+        as_int("random_drop", random_drop),
         as_seed(seed, scores),
         as_ids(ids, count, scores),
     )
@@ -164,7 +166,9 @@ def _native_joints(weights: Array, drop: int, seed: Array, ids: Array, kept: Arr
 def _native_frames(
     scores: Array, drop: int, high: bool, random_drop: int, seed: Array, ids: Array, kept: Array
 ) -> None:
-    call_native("sample_frames", as_dense(scores, "float32"), drop, high, random_drop, seed, dense(ids), kept)
+    with np.errstate(over="ignore"):  # a float64 score beyond float32 is an infinity, which is ordered
+        rounded = as_dense(scores, "float32")
+    call_native("sample_frames", rounded, drop, high, random_drop, seed, dense(ids), kept)
 
 
 def check_weights(lowest: Any, highest: Any, positive: Any, drop: int) -> None:

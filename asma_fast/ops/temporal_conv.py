@@ -9,6 +9,9 @@ from asma_fast._array import Array, channels_last, empty, empty_channels_last
 from asma_fast.ops._contract import FLOATS, as_int, check_alike, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 
+#: Distances between frames are bounded so that no sum of them leaves 64 bits.
+MOST_FRAMES = 2**31 - 1
+
 
 def temporal_conv(
     x: Array,
@@ -35,10 +38,10 @@ def temporal_conv(
     bias
         ``(C_out,)``.
     stride, dilation, groups
-        At least 1; groups divides C_in and C_out.
+        At least 1; groups divides C_in and C_out. Stride, dilation and dilation·(k−1) are below 2³¹.
     padding
         Frames of zeros before and after: one number for both, or ``(left, right)``. None keeps the length at stride 1:
-        dilation·(k−1) frames in all, the odd one after.
+        dilation·(k−1) frames in all, the odd one after. Each below 2³¹.
     impl
         ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
 
@@ -92,15 +95,16 @@ def _check(
 ) -> None:
     check_shape("x", x, "B C_in T V")
     check_dtype("x", x, FLOATS)
+    check_shape("weight", weight, "C_out C_in/groups k")
     for name, value, low in (
         ("stride", stride, 1),
+        ("dilation", dilation, 1),
+        ("dilation·(k−1)", dilation * max(weight.shape[2] - 1, 0), 0),
         ("padding", left, 0),
         ("padding", right, 0),
-        ("dilation", dilation, 1),
-        ("groups", groups, 1),
     ):
-        check_count(name, value, low)
-    check_shape("weight", weight, "C_out C_in/groups k")
+        check_count(name, value, low, MOST_FRAMES)
+    check_count("groups", groups, 1)
     check_alike("weight", weight, "x", x)
     c_in, (c_out, per_group, taps) = x.shape[1], weight.shape
     if c_in % groups or c_out % groups or per_group * groups != c_in:

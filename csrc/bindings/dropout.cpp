@@ -11,6 +11,12 @@ namespace {
 // x, out: logical (B, C, T, V), dense as (B, T, V, C). ids: (N,), dense, N dividing B.
 void dropout(const Array& x, const Array& seed, const Array& ids, std::uint32_t cut, std::uint32_t block,
              const Array& out) {
+    if (x.rank != 4 || !x.dense({0, 2, 3, 1})) throw py::value_error("x must be a channels-last map");
+    check_sizes(out, {x.size(0), x.size(1), x.size(2), x.size(3)}, "out");
+    if (!out.dense({0, 2, 3, 1})) throw py::value_error("out must be a channels-last map");
+    if (ids.rank != 1 || !ids.dense({0}) || (ids.size(0) ? x.size(0) % ids.size(0) : x.size(0)) != 0)
+        throw py::value_error("ids must be dense, of a size that divides the rows of x");
+    check_sizes(seed, {}, "seed");
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
         cpu::DropoutParams<Real> p{};

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -82,10 +83,37 @@ std::int64_t block_frames(std::int64_t frames, std::int64_t joints) {
     return std::max<std::int64_t>(1, std::min(frames, wanted_rows / std::max<std::int64_t>(1, joints)));
 }
 
+// A parameter, or a gradient, of those sizes in C order, where it is given.
+void check_parameter(const Maybe& array, std::initializer_list<std::int64_t> sizes, const char* what) {
+    if (!array) return;
+    check_sizes(*array, sizes, what);
+    const bool dense = sizes.size() == 2 ? array->dense({0, 1})
+                                         : (sizes.size() == 3 ? array->dense({0, 1, 2}) : array->dense({0, 1, 2, 3}));
+    if (!dense) throw py::value_error(std::string(what) + " must be dense");
+}
+
+// What the kernels read without looking: the ranks and sizes of the parameters, after those of x and the result.
+void check_parameters(const Arguments& a) {
+    if (a.x.rank != 4 && a.x.rank != 5) throw py::value_error("x must be a map of rank 4 or a clip of rank 5");
+    if (a.weight.rank != 3 || a.weight.size(2) != a.x.size(1) || !a.weight.dense({0, 1, 2}))
+        throw py::value_error("weight must be dense, of shape (K, C_out, C)");
+    const std::int64_t k = a.parts(), graph = a.graph();
+    if (a.row_adjacency())
+        check_sizes(a.adjacency, {a.x.size(0) * (a.clip() ? a.x.size(4) : 1), k, graph, graph}, "adjacency");
+    else
+        check_sizes(a.adjacency, {k, graph, graph}, "adjacency");
+    if (a.pattern) check_sizes(*a.pattern, {k, graph, graph}, "pattern");
+    check_parameter(a.bias, {k, a.out_channels()}, "bias");
+    check_parameter(a.scale, {graph, a.channels()}, "scale");
+    check_parameter(a.shift, {graph, a.channels()}, "shift");
+    if (bool(a.scale) != bool(a.shift)) throw py::value_error("scale and shift must be given together");
+}
+
 // Everything but the weights, the result and the workspace; checks what indexes memory. `out` is the result, or its
 // gradient.
 template <class Real>
 cpu::GraphConvParams<Real> forward_params(const Arguments& a, const Array& out, const char* what) {
+    check_parameters(a);
     check_sizes(out,
                 {a.x.size(0) * (a.clip() ? a.x.size(4) : 1), a.out_channels(),
                  a.frames ? a.frames->size(1) : a.x.size(2), a.joints ? a.joints->size(1) : a.x.size(3)},
@@ -98,17 +126,25 @@ cpu::GraphConvParams<Real> forward_params(const Arguments& a, const Array& out, 
     p.bodies = a.clip() ? a.x.size(4) : 1;
     p.rows = out.size(0), p.out_channels = out.size(1), p.frames = out.size(2), p.joints = out.size(3);
     p.channels = a.channels(), p.parts = a.parts();
+    // The kernels count the entries of a row's adjacency in 32 bits.
+    if (checked_product({p.parts, p.joints, p.joints}) > std::numeric_limits<std::int32_t>::max())
+        throw py::value_error("K · V'² must be below 2^31, got K=" + std::to_string(p.parts) +
+                              " and V'=" + std::to_string(p.joints));
     constexpr std::int64_t padding = cpu::joint_padding<Real>;
     p.width = (p.channels + padding - 1) / padding * padding;
     p.block = block_frames(p.frames, p.joints);
     p.view = view_maps<Real>(a.frames, a.joints, a.transform, a.x.size(2), a.x.size(3));
     if (a.nodes) {
         const char* name = a.clip() ? "view.nodes" : "nodes";
+        const std::int64_t rows = a.nodes->size(0);
+        const bool fits = a.clip() ? rows == 1 || rows == a.x.size(0) : (rows ? p.rows % rows : p.rows) == 0;
+        if (a.nodes->rank != 2 || a.nodes->size(1) != p.joints || !fits)
+            throw py::value_error(std::string(name) + " must have the joints of x and rows that divide its rows");
         check_dense(*a.nodes, name);
         check_indices(*a.nodes, a.graph(), name);
         p.nodes = a.nodes->template data<const std::int32_t>(name);
         p.nodes_stride = row_stride(*a.nodes);
-        p.rows_per_nodes = std::max<std::int64_t>(1, p.rows / std::max<std::int64_t>(1, a.nodes->size(0)));
+        p.rows_per_nodes = std::max<std::int64_t>(1, p.rows / std::max<std::int64_t>(1, rows));
     }
     p.scale = data_or_null<Real>(a.scale, "scale");
     p.shift = data_or_null<Real>(a.shift, "shift");
@@ -123,8 +159,9 @@ cpu::GraphConvParams<Real> forward_params(const Arguments& a, const Array& out, 
 }
 
 // weights, by their strides (column, channel, tap), → as multiply_rows reads them.
-template <class Real> void pack(const Real* weights, std::int64_t columns, std::int64_t channels, std::int64_t taps,
-                                const std::array<std::int64_t, 3>& strides, Real* packed) {
+template <class Real> void pack(const cpu::KernelTable<Real>& kernels, const Real* weights, std::int64_t columns,
+                                std::int64_t channels, std::int64_t taps, const std::array<std::int64_t, 3>& strides,
+                                Real* packed) {
     cpu::TemporalConvPackParams<Real> p{};
     p.weight = weights, p.packed = packed;
     p.sizes.groups = 1, p.sizes.columns = columns, p.sizes.channels = channels, p.sizes.taps = taps;
@@ -132,7 +169,7 @@ template <class Real> void pack(const Real* weights, std::int64_t columns, std::
     constexpr std::int64_t numbers_a_piece = 1 << 14;
     const std::int64_t slab = std::max<std::int64_t>(1, cpu::slab_columns * channels * taps);
     parallel_for(cpu::slabs(columns), std::max<std::int64_t>(1, numbers_a_piece / slab),
-                 [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().temporal_conv_pack(p, begin, end); });
+                 [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv_pack(p, begin, end); });
 }
 
 // Cuts the workspace of one thread from `reals`, each part at a cache line; with null, only measures it.
@@ -142,25 +179,27 @@ template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, 
     std::int64_t used = 0;
     auto take = [&](Real*& part, std::int64_t count) {
         part = reals ? reals + used : nullptr;
-        used += (count + line - 1) / line * line;
+        used = checked_sum(used, checked_sum(count, line - 1) / line * line);
     };
-    const std::int64_t read = p.block * p.joints * p.width, entries = p.parts * p.joints * p.joints;
+    const std::int64_t read = checked_product({p.block, p.joints, p.width}), entries = p.parts * p.joints * p.joints;
+    const std::int64_t gathered = checked_product({read, p.parts}), one_frame = checked_product({p.joints, p.width});
+    const std::int64_t results = checked_product({p.joints, p.out_channels});
     take(work.read, read);
-    take(work.gathered, read * p.parts);
+    take(work.gathered, gathered);
     take(work.into.values, entries);
     take(work.entry_sums, p.joints * p.parts);
     if (!backward) {
-        take(work.bias_rows, p.joints * p.out_channels);
+        take(work.bias_rows, results);
         return used;
     }
     take(work.from.values, entries);
     take(work.unscaled, read);
-    take(work.gathered_grad, read * p.parts);
-    take(work.read_grad, p.joints * p.width);
-    take(work.g_sums, p.joints * p.out_channels);
+    take(work.gathered_grad, gathered);
+    take(work.read_grad, one_frame);
+    take(work.g_sums, results);
     take(work.adjacency_sums, entries * cpu::sum_lanes<Real>);
-    take(work.scale_sums, p.joints * p.width);
-    take(work.shift_sums, p.joints * p.width);
+    take(work.scale_sums, one_frame);
+    take(work.shift_sums, one_frame);
     return used;
 }
 
@@ -191,19 +230,20 @@ void graph_conv(const Array& x, const Array& weight, const Array& adjacency, con
     const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
+        const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
         cpu::GraphConvParams<Real> p = forward_params<Real>(a, out, "out");
         p.out = out.data<Real>("out");
         if (out.count() == 0) return;
-        Scratch<Real> packed(cpu::packed_columns(p.out_channels) * p.channels * p.parts);
-        pack<Real>(weight.data<const Real>("weight"), p.out_channels, p.channels, p.parts,
+        Scratch<Real> packed(checked_product({cpu::packed_columns(p.out_channels), p.channels, p.parts}));
+        pack<Real>(kernels, weight.data<const Real>("weight"), p.out_channels, p.channels, p.parts,
                    {p.channels, 1, p.out_channels * p.channels}, packed.data());
         p.packed = packed.data();
         const std::int64_t blocks = (p.frames + p.block - 1) / p.block;
         // Listing the entries of a graph costs about its size, so a piece should hold several blocks.
         const std::int64_t products = p.block * p.joints * (p.parts * p.channels * p.out_channels + 1);
         for_pieces<Real>(p, false, p.rows * blocks, piece_products / products,
-                         [](const cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
-                             cpu::kernels<Real>().graph_conv(piece, begin, end);
+                         [&](const cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
+                             kernels.graph_conv(piece, begin, end);
                          });
     });
 }
@@ -224,7 +264,7 @@ public:
         : out_(grad ? grad->template data<Real>(what) : nullptr),
           shares_(shares),
           size_(size),
-          parts_(out_ ? shares * size : 0) {}
+          parts_(out_ ? checked_product({shares, size}) : 0) {}
 
     Real* parts() { return out_ ? parts_.data() : nullptr; }
     Real* out() const { return out_; }
@@ -239,15 +279,16 @@ private:
 };
 
 // Bᵀ of the product g · Wᵀ: (C_out) → (K, width), packed.
-template <class Real> void pack_transposed(const cpu::GraphConvParams<Real>& p, const Real* weight, Real* packed) {
+template <class Real> void pack_transposed(const cpu::KernelTable<Real>& kernels, const cpu::GraphConvParams<Real>& p,
+                                           const Real* weight, Real* packed) {
     const std::int64_t columns = p.parts * p.width;
-    Scratch<Real> rows(p.out_channels * columns);
+    Scratch<Real> rows(checked_product({p.out_channels, columns}));
     std::fill(rows.data(), rows.data() + p.out_channels * columns, Real{0});
     for (std::int64_t k = 0; k < p.parts; ++k)
         for (std::int64_t o = 0; o < p.out_channels; ++o)
             std::copy(weight + (k * p.out_channels + o) * p.channels,
                       weight + (k * p.out_channels + o + 1) * p.channels, rows.data() + o * columns + k * p.width);
-    pack<Real>(rows.data(), columns, p.out_channels, 1, {1, columns, 0}, packed);
+    pack<Real>(kernels, rows.data(), columns, p.out_channels, 1, {1, columns, 0}, packed);
 }
 
 // (K, width, C_out) → (K, C_out, C)
@@ -258,9 +299,28 @@ template <class Real> void exchange_axes(const cpu::GraphConvParams<Real>& p, co
                 to[(k * p.out_channels + o) * p.channels + c] = from[(k * p.width + c) * p.out_channels + o];
 }
 
+void check_gradients(const Arguments& a, const Maybe& x_grad, const Maybe& weight_grad, const Maybe& adjacency_grad,
+                     const Maybe& bias_grad, const Maybe& scale_grad, const Maybe& shift_grad) {
+    const std::int64_t k = a.parts(), out = a.out_channels(), graph = a.graph(), channels = a.channels();
+    if (x_grad) {
+        const bool dense = a.clip() ? x_grad->dense({0, 4, 2, 3, 1}) : x_grad->dense({0, 2, 3, 1});
+        if (x_grad->rank != a.x.rank || x_grad->sizes != a.x.sizes || !dense)
+            throw py::value_error("x_grad must have the shape of x and lie channels last");
+    }
+    check_parameter(weight_grad, {k, out, channels}, "weight_grad");
+    if (a.row_adjacency())
+        check_parameter(adjacency_grad, {a.adjacency.size(0), k, graph, graph}, "adjacency_grad");
+    else
+        check_parameter(adjacency_grad, {k, graph, graph}, "adjacency_grad");
+    check_parameter(bias_grad, {k, out}, "bias_grad");
+    check_parameter(scale_grad, {graph, channels}, "scale_grad");
+    check_parameter(shift_grad, {graph, channels}, "shift_grad");
+}
+
 template <class Real> void backward(const Arguments& a, const Array& g, const Maybe& x_grad, const Maybe& weight_grad,
                                     const Maybe& adjacency_grad, const Maybe& bias_grad, const Maybe& scale_grad,
                                     const Maybe& shift_grad) {
+    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
     cpu::GraphConvBackwardParams<Real> p{};
     p.forward = forward_params<Real>(a, g, "g");
     const cpu::GraphConvParams<Real>& f = p.forward;
@@ -273,11 +333,13 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
         p.pattern_part = a.pattern->stride(0), p.pattern_source = a.pattern->stride(1);
         p.pattern_target = a.pattern->stride(2);
     }
+    check_gradients(a, x_grad, weight_grad, adjacency_grad, bias_grad, scale_grad, shift_grad);
     if (x_grad) p.x_grad = x_grad->template data<Real>("x_grad");
-    const std::int64_t gathered = f.parts * f.width, graph_size = f.parts * p.graph * p.graph;
+    const std::int64_t gathered = checked_product({f.parts, f.width});
+    const std::int64_t graph_size = checked_product({f.parts, p.graph, p.graph});
     const Maybe shared_adjacency = a.row_adjacency() ? std::nullopt : adjacency_grad;
     if (a.row_adjacency() && adjacency_grad) p.adjacency_grad = adjacency_grad->template data<Real>("adjacency_grad");
-    Shares<Real> weights(weight_grad, "weight_grad", p.shares, gathered * f.out_channels);
+    Shares<Real> weights(weight_grad, "weight_grad", p.shares, checked_product({gathered, f.out_channels}));
     Shares<Real> adjacencies(shared_adjacency, "adjacency_grad", p.shares, graph_size);
     Shares<Real> biases(bias_grad, "bias_grad", p.shares, f.parts * f.out_channels);
     Shares<Real> scales(scale_grad, "scale_grad", p.shares, p.graph * f.channels);
@@ -285,14 +347,14 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
     p.weight_parts = weights.parts(), p.adjacency_parts = adjacencies.parts(), p.bias_parts = biases.parts();
     p.scale_parts = scales.parts(), p.shift_parts = shifts.parts();
 
-    Scratch<Real> packed(cpu::packed_columns(gathered) * f.out_channels);
-    pack_transposed<Real>(f, weight, packed.data());
+    Scratch<Real> packed(checked_product({cpu::packed_columns(gathered), f.out_channels}));
+    pack_transposed<Real>(kernels, f, weight, packed.data());
     p.packed_transposed = packed.data();
     for_pieces<Real>(f, true, p.shares, 1,
                      [&](const cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
                          cpu::GraphConvBackwardParams<Real> mine = p;
                          mine.forward = piece;
-                         cpu::kernels<Real>().graph_conv_backward(mine, begin, end);
+                         kernels.graph_conv_backward(mine, begin, end);
                      });
     if (weights.out()) {
         weights.merge_into(weights.parts());

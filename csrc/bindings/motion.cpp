@@ -14,7 +14,8 @@ using Map = std::optional<Array>;
 
 // x: logical (N, C, T, V, M), by strides. out: (N, T') or (N, V'), dense.
 template <class Real> cpu::MotionParams<Real> motion_params(const Array& x, const Map& frames, const Map& joints,
-                                                            const Map& transform, const Array& out) {
+                                                            const Map& transform, const Array& out, bool by_frame) {
+    if (x.rank != 5) throw py::value_error("x must have shape (N, C, T, V, M)");
     cpu::MotionParams<Real> p{};
     p.x = x.data<const Real>("x");
     p.out = out.data<float>("out");
@@ -23,6 +24,8 @@ template <class Real> cpu::MotionParams<Real> motion_params(const Array& x, cons
     p.channels = x.size(1), p.bodies = x.size(4);
     p.frames = frames ? frames->size(1) : x.size(2);
     p.joints = joints ? joints->size(1) : x.size(3);
+    check_sizes(out, {x.size(0), by_frame ? p.frames : p.joints}, "out");
+    if (!out.dense({0, 1})) throw py::value_error("out must be dense");
     p.view = view_maps<Real>(frames, joints, transform, x.size(2), x.size(3));
     return p;
 }
@@ -31,7 +34,7 @@ void frame_motion(const Array& x, const Map& frames, const Map& joints, const Ma
                   const Array& out) {
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
-        auto p = motion_params<Real>(x, frames, joints, transform, out);
+        auto p = motion_params<Real>(x, frames, joints, transform, out, true);
         p.replicate = replicate;
         parallel_for(out.count(), 64,
                      [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().frame_motion(p, begin, end); });
@@ -41,7 +44,7 @@ void frame_motion(const Array& x, const Map& frames, const Map& joints, const Ma
 void joint_motion(const Array& x, const Map& frames, const Map& joints, const Map& transform, const Array& out) {
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
-        const auto p = motion_params<Real>(x, frames, joints, transform, out);
+        const auto p = motion_params<Real>(x, frames, joints, transform, out, false);
         parallel_for(out.count(), 64,
                      [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().joint_motion(p, begin, end); });
     });

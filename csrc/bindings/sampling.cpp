@@ -24,10 +24,23 @@ void check_weights(const double* weights, std::int64_t joints, std::int64_t drop
                               ", got " + std::to_string(drop));
 }
 
+// ids: (N,), kept: (N, count), seed: (); all dense.
+void check_draw(const Array& seed, const Array& ids, const Array& kept, std::int64_t rows, std::int64_t count) {
+    check_sizes(seed, {}, "seed");
+    check_sizes(ids, {rows}, "ids");
+    check_sizes(kept, {rows, count}, "kept");
+    if (!ids.dense({0}) || !kept.dense({0, 1})) throw py::value_error("ids and kept must be dense");
+}
+
 // weights: (V,) or (N, V), dense float64. ids: (N,), dense. kept: (N, V − drop), dense.
 void sample_joints(const Array& weights, std::int64_t drop, const Array& seed, const Array& ids, const Array& kept) {
+    if ((weights.rank != 1 && weights.rank != 2) || !(weights.rank == 1 ? weights.dense({0}) : weights.dense({0, 1})))
+        throw py::value_error("weights must be dense, of shape (V,) or (N, V)");
     const auto* rows = weights.data<const double>("weights");
-    const std::int64_t joints = weights.size(weights.rank - 1), step = weights.rank == 2 ? joints : 0;
+    const std::int64_t joints = weights.size(weights.rank - 1);
+    if (drop < 0 || drop > joints) throw py::value_error("drop must be in [0, " + std::to_string(joints) + "]");
+    check_draw(seed, ids, kept, weights.rank == 2 ? weights.size(0) : ids.size(0), joints - drop);
+    const std::int64_t step = weights.rank == 2 ? joints : 0;
     for (std::int64_t n = 0; n < (step ? weights.size(0) : 1); ++n) check_weights(rows + n * step, joints, drop);
     const auto key = static_cast<std::uint64_t>(*seed.data<const std::int64_t>("seed"));
     const auto* clip_ids = ids.data<const std::int64_t>("ids");
@@ -43,8 +56,13 @@ void sample_joints(const Array& weights, std::int64_t drop, const Array& seed, c
 // scores: (N, T), dense float32. ids: (N,), dense. kept: (N, T − drop − random_drop), dense.
 void sample_frames(const Array& scores, std::int64_t drop, bool high, std::int64_t random_drop, const Array& seed,
                    const Array& ids, const Array& kept) {
+    if (scores.rank != 2 || !scores.dense({0, 1})) throw py::value_error("scores must be dense, of shape (N, T)");
     const auto* rows = scores.data<const float>("scores");
     const std::int64_t frames = scores.size(1);
+    if (drop < 0 || random_drop < 0 || drop > frames - random_drop)
+        throw py::value_error("drop and random_drop must together be at most the " + std::to_string(frames) +
+                              " frames");
+    check_draw(seed, ids, kept, scores.size(0), frames - drop - random_drop);
     for (std::int64_t i = 0; i < scores.count(); ++i)
         if (std::isnan(rows[i]))
             throw py::value_error("scores must not be NaN, got NaN at (" + std::to_string(i / frames) + ", " +

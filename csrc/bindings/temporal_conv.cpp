@@ -16,10 +16,10 @@ namespace {
 using cpu::FrameMap;
 using cpu::TemporalConvSizes;
 
-constexpr std::int64_t block_rows = 512;            // joints × frames of a work item: sources stay in the L2 cache
-constexpr std::int64_t piece_products = 1 << 17;    // multiply-adds worth a thread's while
-constexpr std::int64_t weight_grad_items = 32;      // pieces of a weight gradient, as far as the batch gives them
-constexpr std::int64_t bias_part_rows = 512;        // rows that one float sum of a bias gradient takes
+constexpr std::int64_t block_rows = 512;          // joints × frames of a work item: sources stay in the L2 cache
+constexpr std::int64_t piece_products = 1 << 17;  // multiply-adds worth a thread's while
+constexpr std::int64_t weight_grad_items = 32;    // pieces of a weight gradient, as far as the batch gives them
+constexpr std::int64_t bias_part_rows = 512;      // rows that one float sum of a bias gradient takes
 
 void check(bool right, const char* message) {
     if (!right) throw py::value_error(message);
@@ -62,14 +62,13 @@ std::int64_t block_frames(const TemporalConvSizes& sizes) {
 }
 
 // out = bias + the convolution of x with weight; column_axis is the axis of weight that out has.
-template <class Real>
-void convolve(const Real* x, const Array& weight, int column_axis, const Real* bias, Real* out,
-              const TemporalConvSizes& sizes, const FrameMap& map) {
+template <class Real> void convolve(const Real* x, const Array& weight, int column_axis, const Real* bias, Real* out,
+                                    const TemporalConvSizes& sizes, const FrameMap& map) {
     if (sizes.rows * sizes.frames * sizes.joints * sizes.groups * sizes.columns == 0) return;
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
-    const std::int64_t packed_group = cpu::packed_columns(sizes.columns) * sizes.channels * sizes.taps;
+    const std::int64_t packed_group = checked_product({cpu::packed_columns(sizes.columns), sizes.channels, sizes.taps});
     const std::int64_t slabs = cpu::slabs(sizes.columns);
-    Scratch<Real> packed(sizes.groups * packed_group);
+    Scratch<Real> packed(checked_product({sizes.groups, packed_group}));
 
     cpu::TemporalConvPackParams<Real> pack{};
     pack.weight = weight.data<const Real>("weight");
@@ -113,15 +112,14 @@ void temporal_conv(const Array& x, const Array& weight, const std::optional<Arra
     });
 }
 
-template <class Real>
-void weight_gradient(const Real* x, const Real* g, Real* weight_grad, const TemporalConvSizes& sizes,
-                     const FrameMap& map) {
+template <class Real> void weight_gradient(const Real* x, const Real* g, Real* weight_grad,
+                                           const TemporalConvSizes& sizes, const FrameMap& map) {
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
     const std::int64_t pieces = sizes.groups * cpu::slabs(sizes.columns);
     cpu::TemporalConvWeightParams<Real> p{};
     p.parts = std::clamp<std::int64_t>(weight_grad_items / std::max<std::int64_t>(1, pieces), 1,
                                        std::max<std::int64_t>(1, sizes.rows));
-    Scratch<Real> partial(p.parts * sizes.groups * sizes.taps * sizes.channels * sizes.columns);
+    Scratch<Real> partial(checked_product({p.parts, sizes.groups, sizes.taps, sizes.channels, sizes.columns}));
     p.x = x, p.g = g, p.partial = partial.data();
     p.sizes = sizes;
     p.map = map;
@@ -143,7 +141,7 @@ template <class Real> void bias_gradient(const Real* g, Real* bias_grad, const T
     p.rows = sizes.rows * sizes.frames * sizes.joints;
     p.columns = sizes.groups * sizes.columns;
     p.parts = (p.rows + bias_part_rows - 1) / bias_part_rows;
-    Scratch<double> partial(p.parts * p.columns);
+    Scratch<double> partial(checked_product({p.parts, p.columns}));
     p.partial = partial.data();
     parallel_for(p.parts, 1, [&](std::int64_t begin, std::int64_t end) {
         cpu::kernels<Real>().temporal_conv_backward_bias(p, begin, end);

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -48,7 +49,8 @@ OpenMp find_openmp() {
             const char* file = slash ? slash + 1 : info->dlpi_name;
             if (std::strncmp(file, "libgomp", 7) != 0) return 0;
             auto& path = *static_cast<std::string*>(out);
-            const bool of_torch = std::strstr(info->dlpi_name, "/torch") != nullptr;
+            const bool of_torch =
+                std::strstr(info->dlpi_name, "/torch/lib/") || std::strstr(info->dlpi_name, "/torch.libs/");
             if (path.empty() || of_torch) path = info->dlpi_name;
             return of_torch ? 1 : 0;
         },
@@ -95,7 +97,7 @@ int default_threads() {
 
 class Pool {
 public:
-    // Runs task() on `threads` threads, the caller among them.
+    // Runs task() on `threads` threads, the caller among them; on fewer where the system gives no more.
     void run(int threads, void (*task)(void*), void* context) {
         std::lock_guard<std::mutex> one_region_at_a_time(region_);
         grow(threads - 1);
@@ -103,8 +105,7 @@ public:
             std::lock_guard<std::mutex> lock(mutex_);
             task_ = task;
             context_ = context;
-            wanted_ = threads - 1;
-            running_ = threads - 1;
+            wanted_ = running_ = std::min(threads - 1, workers_);
             ++generation_;
         }
         wake_.notify_all();
@@ -115,8 +116,12 @@ public:
 
 private:
     void grow(int workers) {
-        while (static_cast<int>(workers_) < workers) {
-            std::thread([this, index = workers_, seen = generation_] { work(index, seen); }).detach();
+        while (workers_ < workers) {
+            try {
+                std::thread([this, index = workers_, seen = generation_] { work(index, seen); }).detach();
+            } catch (const std::system_error&) {
+                return;
+            }
             ++workers_;
         }
     }

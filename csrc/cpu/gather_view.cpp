@@ -7,23 +7,14 @@
 namespace asma::cpu::ASMA_ISA {
 namespace {
 
-// One output frame: out[v, e] = Σ_c transform[e, c] · in[joint v, c] over the first d channels; the others pass through.
-// `fixed_dims` and `fixed_channels` are the sizes where they are known at compile time, else −1.
-template <int fixed_dims, int fixed_channels>
-inline void gather_frame(const GatherViewParams<real>& p, const real* frame, const std::int32_t* joints,
-                         const real* transform, real* out) {
-    const std::int64_t dims = fixed_dims < 0 ? p.view.dims : fixed_dims;
+// One output frame, joint by joint.
+template <int fixed_dims, int fixed_channels> inline void gather_frame(const GatherViewParams<real>& p,
+                                                                       const real* frame, const std::int32_t* joints,
+                                                                       const real* transform, real* out) {
     const std::int64_t channels = fixed_channels < 0 ? p.channels : fixed_channels;
-    const std::int64_t stride = p.x_channel;
-    for (std::int64_t v = 0; v < p.joints; ++v, out += channels) {
-        const real* in = frame + (joints ? joints[v] : v) * p.x_joint;
-        for (std::int64_t e = 0; e < dims; ++e) {
-            real sum = 0;
-            for (std::int64_t c = 0; c < dims; ++c) sum += transform[e * dims + c] * in[c * stride];
-            out[e] = sum;
-        }
-        for (std::int64_t c = dims; c < channels; ++c) out[c] = in[c * stride];
-    }
+    for (std::int64_t v = 0; v < p.joints; ++v, out += channels)
+        transform_joint<fixed_dims, fixed_channels>(frame + (joints ? joints[v] : v) * p.x_joint, p.x_channel, out,
+                                                    transform, p.view.dims, p.channels);
 }
 
 }  // namespace

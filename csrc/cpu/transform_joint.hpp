@@ -5,9 +5,13 @@
 
 namespace asma::cpu::ASMA_ISA {
 
-// out[e] = Σ_c transform[e, c] · in[c] over the first `dims` channels; the others pass through.
+// out[e] = Σ_c transform[e, c] · in[c] over the first `dims` channels; the others pass through. `fixed_dims` and
+// `fixed_channels` are the sizes where they are known at compile time, else −1.
+template <int fixed_dims = -1, int fixed_channels = -1>
 static inline void transform_joint(const real* in, std::int64_t in_stride, real* out, const real* transform,
                                    std::int64_t dims, std::int64_t channels) {
+    if constexpr (fixed_dims >= 0) dims = fixed_dims;
+    if constexpr (fixed_channels >= 0) channels = fixed_channels;
     for (std::int64_t e = 0; e < dims; ++e) {
         real sum = 0;
         for (std::int64_t c = 0; c < dims; ++c) sum += transform[e * dims + c] * in[c * in_stride];

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from asma_fast import _array
+from asma_fast import View, _array
 from asma_fast._backends import native, why_not
 
 #: Sizes on both sides of every vector width, for :func:`pairwise`.
@@ -85,11 +86,12 @@ def variants(x: np.ndarray) -> Iterator[tuple[str, Any]]:
     """The same values, NumPy and torch, in every layout an op must read: ``(name, array)``.
 
     Contiguous; axes reversed in memory; channels last (rank 4 and 5); every second element of a wider array; one
-    element past a vector-aligned address; for NumPy also negative strides.
+    element past a vector-aligned address; for NumPy also negative strides, memory aligned to a byte only (channels last
+    where the rank has such an order) and strides that are no whole elements.
     """
     for name, layout in _layouts(x):
         yield f"numpy {name}", layout
-        if "negative" not in name:
+        if name not in ("negative strides", "unaligned", "field of records"):
             yield f"torch {name}", torch.from_numpy(layout)
 
 
@@ -104,6 +106,10 @@ def _layouts(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield "every second", wide[..., 1::2]
     yield "misaligned", misaligned(x)
     yield "negative strides", np.flip(np.flip(x).copy())
+    yield "unaligned", unaligned(x)
+    records = np.zeros(x.shape, dtype=[("flag", np.uint8), ("value", x.dtype)])
+    records["value"] = x
+    yield "field of records", records["value"]
 
 
 def misaligned(x: np.ndarray) -> np.ndarray:
@@ -113,6 +119,66 @@ def misaligned(x: np.ndarray) -> np.ndarray:
     copy = buffer[start : start + x.size].reshape(x.shape)
     copy[...] = x
     return copy
+
+
+def unaligned(x: np.ndarray) -> np.ndarray:
+    """A dense copy, channels last at rank 4 and 5, that starts one byte past an aligned address."""
+    order = {4: (0, 2, 3, 1), 5: (0, 4, 2, 3, 1)}.get(x.ndim, tuple(range(x.ndim)))
+    physical = x.transpose(order)
+    memory = np.frombuffer(bytes(1) + physical.tobytes(), np.uint8)[1:].view(x.dtype)
+    return memory.reshape(physical.shape).transpose(np.argsort(order))
+
+
+def map_layouts(view: View) -> Iterator[tuple[str, View]]:
+    """Views of the same values as ``view``, NumPy, whose arrays are not dense; and of one row served to all clips."""
+
+    def of(layout: Callable[[np.ndarray], np.ndarray]) -> View:
+        return View(*(None if array is None else layout(array) for array in view.arrays()))
+
+    def every_second(array: np.ndarray) -> np.ndarray:
+        wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), 99, array.dtype)
+        wide[..., ::2] = array
+        return wide[..., ::2]
+
+    yield "every second", of(every_second)
+    yield "reversed", of(lambda array: np.flip(np.flip(array).copy()))
+    yield "transposed", of(lambda array: array.T.copy().T)
+
+
+def check_map_layouts(op: Callable[[Any, View], Any], x: np.ndarray, view: View) -> None:
+    """``op(x, view)`` gives the same bits for maps in every layout, NumPy and torch."""
+    expected = to_numpy(op(x, view))
+    for name, layout in map_layouts(view):
+        assert_bitwise(op(x, layout), expected, what=f"numpy maps {name}")
+        if name != "reversed":
+            tensors = View(*to_tensors(*layout.arrays()))
+            assert_bitwise(op(torch.from_numpy(x), tensors), expected, what=f"torch maps {name}")
+    first = View(*(None if a is None else a[:1] for a in view.arrays()))
+    wide = View(*(None if a is None else np.broadcast_to(a[:1], (len(x), *a.shape[1:])) for a in view.arrays()))
+    assert_bitwise(op(x, wide), op(x, first), what="numpy maps broadcast")
+    expanded = View(
+        *(None if a is None else torch.from_numpy(a[:1]).expand(len(x), *a.shape[1:]) for a in view.arrays())
+    )
+    assert_bitwise(op(torch.from_numpy(x), expanded), op(x, first), what="torch maps expanded")
+
+
+def check_forward_mode_refused(op: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
+    """``op(x)`` in forward-mode differentiation is an error that names the implementation to take."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".torch.jit.script", DeprecationWarning)  # torch's own, on entering the mode
+        with pytest.raises(NotImplementedError, match=r"no forward-mode derivative .* impl='reference'"):
+            torch.func.jvp(op, (x,), (torch.ones_like(x),))
+        with torch.autograd.forward_ad.dual_level():
+            op(x)  # nothing to differentiate
+            with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+                op(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def native_array(x: np.ndarray, sizes: Sequence[int] | None = None, strides: Sequence[int] | None = None) -> Any:
+    """What the compiled module reads of ``x``, or of other sizes and strides that are claimed of its memory."""
+    sizes = x.shape if sizes is None else tuple(sizes)
+    strides = tuple(s // x.itemsize for s in x.strides) if strides is None else tuple(strides)
+    return native().Array(x.ctypes.data, sizes, strides, getattr(native().DType, str(x.dtype)))
 
 
 def to_numpy(result: Any) -> Any:

@@ -6,17 +6,21 @@ from contract import (
     assert_gradients_match,
     check_compiles,
     check_forked,
+    check_forward_mode_refused,
     check_threads_bitwise,
     gradients,
     guarded_outputs,
     implementations,
     instruction_set,
     instruction_sets,
+    native_array,
     opcheck,
     pairwise,
+    unaligned,
     variants,
 )
 
+from asma_fast._backends import native
 from asma_fast.ops import dropout
 from asma_fast.philox import Purpose, philox
 
@@ -157,6 +161,10 @@ X = np.zeros((4, 3, 2, 5), np.float32)
         (X, -0.1, {}, ValueError, r"p must be in \[0, 1 − 2⁻¹⁷\], got -0.1"),
         (X, float("nan"), {}, ValueError, r"p must be in \[0, 1 − 2⁻¹⁷\], got nan"),
         (X, "0.5", {}, TypeError, "p must be a float, got str"),
+        (X, True, {}, TypeError, "p must be a float, got bool"),
+        (torch.from_numpy(X), True, {}, TypeError, "p must be a float, got bool"),
+        (torch.from_numpy(X), "0.5", {}, TypeError, "p must be a float, got str"),
+        (torch.from_numpy(X), 0.5, {"block": 1.5}, TypeError, "block must be an int, got float"),
         (X, 0.5, {"block": -1}, ValueError, r"block must be in \[0, 16777215\], got -1"),
         (X, 0.5, {"ids": np.arange(3)}, ValueError, "ids must have a size that divides the 4 rows of x, got 3"),
         (X, 0.5, {"ids": np.arange(0)}, ValueError, "ids must have a size that divides the 4 rows of x, got 0"),
@@ -167,3 +175,35 @@ X = np.zeros((4, 3, 2, 5), np.float32)
 def test_bad_input(x, p, options, error, message):
     with pytest.raises(error, match=message):
         dropout(x, p, **{"seed": 1, **options})
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_memory_aligned_to_a_byte_gives_the_same_values(impl):
+    x = np.arange(150, dtype=np.float32).reshape(1, 3, 2, 25)
+    assert_bitwise(dropout(unaligned(x), 0.0, seed=0, impl=impl), x)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_numpys_scalars_are_numbers(kind):
+    x = kind(np.ones((2, 3, 4, 5), np.float32))
+    expected = dropout(x, 0.25, seed=1, block=2)
+    assert_bitwise(dropout(x, np.float32(0.25), seed=1, block=np.int64(2)), expected)
+
+
+def test_forward_mode_is_an_error():
+    check_forward_mode_refused(lambda x: dropout(x, 0.5, seed=1, impl="cpu"), torch.ones(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("wrong", ["x", "out", "out size", "ids"])
+def test_the_native_entry_refuses_what_it_would_misread(wrong):
+    x = np.zeros((4, 6, 5, 3), np.float32)
+    dense, seed = native_array(x.transpose(0, 3, 1, 2)), np.array(1)
+    arguments = {"x": dense, "out": dense, "ids": native_array(np.arange(2))}
+    arguments[wrong.split()[0]] = {
+        "x": native_array(x),
+        "out": native_array(x.reshape(4, 3, 6, 5)),
+        "out size": native_array(x[:, :5].transpose(0, 3, 1, 2)),
+        "ids": native_array(np.arange(3)),
+    }[wrong]
+    with pytest.raises(ValueError, match=wrong.split()[0]):
+        native().dropout(arguments["x"], native_array(seed), arguments["ids"], 0, 0, arguments["out"])

@@ -9,6 +9,8 @@ from contract import (
     assert_within_budget,
     check_compiles,
     check_forked,
+    check_forward_mode_refused,
+    check_map_layouts,
     check_threads_bitwise,
     gradients,
     guarded_outputs,
@@ -241,3 +243,13 @@ def test_choices_that_cannot_run_say_why():
         gather_view(x.numpy().astype(np.float16), View(), impl="cpu")
     with pytest.raises(ValueError, match="refuses inputs that require grad"):
         gather_view(x.requires_grad_(), View(), impl="numba")
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_maps_of_every_layout_give_the_same_bits(impl):
+    x, view = _case({"N": 3, "C": 3, "T": 7, "V": 5, "M": 2})
+    check_map_layouts(lambda x, view: gather_view(x, view, impl=impl), x, view)
+
+
+def test_forward_mode_is_an_error():
+    check_forward_mode_refused(lambda x: gather_view(x, View(), impl="cpu"), torch.ones(1, 3, 4, 5, 1))

@@ -10,18 +10,23 @@ from contract import (
     assert_within_budget,
     check_compiles,
     check_forked,
+    check_forward_mode_refused,
+    check_map_layouts,
     check_threads_bitwise,
     gradients,
     guarded_outputs,
     implementations,
     instruction_set,
     instruction_sets,
+    native_array,
     opcheck,
     pairwise,
+    to_tensors,
     variants,
 )
 
 from asma_fast import Skeleton, View
+from asma_fast._backends import native
 from asma_fast.ops import gather_view, graph_conv
 
 IMPLEMENTATIONS = implementations()
@@ -637,3 +642,66 @@ def test_the_cpu_kernels_name_the_dtypes_they_have():
 def test_sizes_cover_every_option():
     for (a, values), (b, others) in itertools.combinations(OPTIONS.items(), 2):
         assert {(s[a], s[b]) for s in SHAPES} == set(itertools.product(values, others))
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_maps_of_every_layout_give_the_same_bits(impl):
+    case = _case({**SMALL, "reading": "view"})
+    x, view, weight, adjacency = (case[name] for name in ("x", "view", "weight", "adjacency"))
+
+    def convolve(x, view):
+        return graph_conv(
+            x, *(to_tensors(weight, adjacency) if torch.is_tensor(x) else (weight, adjacency)), view=view, impl=impl
+        )
+
+    check_map_layouts(convolve, x, view)
+
+
+def test_forward_mode_is_an_error():
+    tensors, _ = _torch(_case(SMALL))
+    for name in ("x", "weight", "adjacency"):
+        check_forward_mode_refused(
+            lambda leaf, name=name: graph_conv(**{**tensors, name: leaf}, impl="cpu"), tensors[name]
+        )
+
+
+def test_entries_that_32_bits_cannot_count_are_an_error():
+    one = np.ones((1, 1, 1), np.float32)
+    joints = 46341
+    with pytest.raises(ValueError, match=r"K · V'² must be below 2\^31, got K=1 and V'=46341"):
+        graph_conv(np.ones((1, 1, 1, joints), np.float32), one, one, nodes=np.zeros((1, joints), np.int32), impl="cpu")
+
+
+def test_working_memory_beyond_the_address_space_is_an_error():
+    number = np.zeros(1, np.float32)
+    out = native_array(number, (1, 1, 1, 1), (1, 1, 1, 1))
+    x, weight = native_array(number, (1, 2**60, 1, 1), (0, 0, 0, 0)), native_array(number, (1, 1, 2**60), (0, 2**60, 1))
+    adjacency = native_array(number, (1, 1, 1), (1, 1, 1))
+    with pytest.raises(ValueError, match="the working memory of a call must have a size that fits"):
+        native().graph_conv(x, weight, adjacency, *[None] * 8, out)
+
+
+@pytest.mark.parametrize("wrong", ["weight", "adjacency", "bias", "scale", "shift", "pattern", "nodes", "out"])
+def test_the_native_entry_refuses_what_it_would_misread(wrong):
+    case = _case({**SMALL, "bias": True, "affine": True, "pattern": True, "reading": "nodes"})
+    x = np.ascontiguousarray(case["x"].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    names = ("weight", "adjacency", "bias", "frames", "joints", "nodes", "transform", "scale", "shift", "pattern")
+    arrays = {name: case.get(name) for name in names}
+    out = np.zeros((*x.shape[:1], *x.shape[2:], arrays["weight"].shape[1]), np.float32).transpose(0, 3, 1, 2)
+    arrays["out"] = out
+    arrays[wrong] = np.ascontiguousarray(arrays[wrong])[..., :-1].copy()
+    with pytest.raises(ValueError, match=wrong):
+        native().graph_conv(native_array(x), *(None if a is None else native_array(a) for a in arrays.values()))
+
+
+@pytest.mark.parametrize("wrong", ["x_grad", "weight_grad", "adjacency_grad", "bias_grad", "scale_grad", "shift_grad"])
+def test_the_native_entry_refuses_gradients_of_other_sizes(wrong):
+    case = _case({**SMALL, "bias": True, "affine": True})
+    x = case["x"]
+    names = ("x", "weight", "adjacency", "bias", "frames", "joints", "nodes", "transform", "scale", "shift", "pattern")
+    g = np.zeros((*x.shape[:1], *x.shape[2:], case["weight"].shape[1]), np.float32).transpose(0, 3, 1, 2)
+    arguments = [None if case.get(name) is None else native_array(case[name]) for name in names]
+    grads = {f"{name}_grad": None for name in DIFFERENTIABLE}
+    grads[wrong] = native_array(np.zeros((*case[wrong.removesuffix("_grad")].shape[:-1], 1), np.float32))
+    with pytest.raises(ValueError, match=wrong):
+        native().graph_conv_backward(native_array(g), *arguments, *grads.values())

@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
 import torch
-from contract import assert_bitwise, check_compiles, check_forked, guarded_outputs, implementations, opcheck, variants
+from contract import (
+    assert_bitwise,
+    check_compiles,
+    check_forked,
+    guarded_outputs,
+    implementations,
+    native_array,
+    opcheck,
+    variants,
+)
 
 from asma_fast import Skeleton
+from asma_fast._backends import native
 from asma_fast.ops import joint_degree
 
 IMPLEMENTATIONS = implementations()
@@ -50,7 +60,7 @@ def test_graphs_without_edges_or_joints(impl):
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("edges", [[[0, 3]], [[-1, 0]], [[0, 1], [2**40, 0]]])
 def test_an_edge_outside_the_graph_is_an_error(impl, edges):
-    with pytest.raises(ValueError, match=r"edges must lie in \[0, "):
+    with pytest.raises(ValueError, match=r"edges must lie in \[0, 3\), got .*\d"):
         joint_degree(np.array(edges), 3, impl=impl)
 
 
@@ -80,3 +90,11 @@ def test_torch_contract():
 def test_outputs_are_written_whole_and_no_further():
     with guarded_outputs():
         assert joint_degree(torch.tensor([[0, 1]]), 5).tolist() == [1, 1, 0, 0, 0]
+
+
+def test_the_native_entry_refuses_what_it_would_misread():
+    edges, degree = np.zeros((3, 2), np.int64), np.zeros(4, np.int32)
+    with pytest.raises(ValueError, match=r"edges must be dense, of shape \(E, 2\)"):
+        native().joint_degree(native_array(edges.T), native_array(degree))
+    with pytest.raises(ValueError, match=r"degree must be dense, of shape \(V,\)"):
+        native().joint_degree(native_array(edges), native_array(degree[::2]))

@@ -6,17 +6,20 @@ from contract import (
     assert_within_budget,
     check_compiles,
     check_forked,
+    check_map_layouts,
     check_threads_bitwise,
     guarded_outputs,
     implementations,
     instruction_set,
     instruction_sets,
+    native_array,
     opcheck,
     pairwise,
     variants,
 )
 
 from asma_fast import View
+from asma_fast._backends import native
 from asma_fast.ops import frame_motion, gather_view, joint_motion
 
 IMPLEMENTATIONS = implementations()
@@ -199,3 +202,22 @@ X = np.zeros((2, 3, 4, 5, 1), np.float32)
 def test_bad_input(x, options, error, message, impl):
     with pytest.raises(error, match=message):
         frame_motion(x, **options, impl=impl)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_maps_of_every_layout_give_the_same_bits(op, impl):
+    x, view = _case({"N": 3, "C": 3, "T": 6, "V": 5, "M": 2})
+    check_map_layouts(lambda x, view: op(x, view=view, impl=impl), x, view)
+
+
+def test_the_registered_ops_take_clips_with_bodies_only():
+    with pytest.raises(ValueError, match=r"x must have shape \(N, C, T, V, M\), got \(2, 3, 4, 5\)"):
+        torch.ops.asma_fast.joint_motion(torch.zeros(2, 3, 4, 5), None, None, None)
+
+
+@pytest.mark.parametrize("name", ["frame_motion", "joint_motion"])
+def test_the_native_entries_refuse_outputs_of_other_sizes(name):
+    x, out = native_array(X), native_array(np.zeros((2, 7), np.float32))
+    with pytest.raises(ValueError, match="out does not have the sizes"):
+        getattr(native(), name)(x, None, None, None, *([True] if name == "frame_motion" else []), out)

@@ -10,11 +10,13 @@ from contract import (
     check_threads_bitwise,
     guarded_outputs,
     implementations,
+    native_array,
     opcheck,
     variants,
 )
 
 from asma_fast import Skeleton
+from asma_fast._backends import native
 from asma_fast.ops import sample_frames, sample_joints
 from asma_fast.philox import Purpose, philox
 
@@ -189,6 +191,9 @@ def test_weights_that_are_not_allowed(impl, weights, drop, message):
         (np.zeros((1, 3), np.float32), {"drop": 4}, ValueError, r"drop must be in \[0, 3\], got 4"),
         (np.zeros((1, 3), np.float32), {"drop": 2, "random_drop": 2}, ValueError, "together be at most the 3 frames"),
         (np.zeros((1, 3), np.float32), {"drop": 1.0}, TypeError, "drop must be an int, got float"),
+        (torch.zeros(1, 3), {"drop": 1.0}, TypeError, "drop must be an int, got float"),
+        (torch.zeros(1, 3), {"drop": True}, TypeError, "drop must be an int, got bool"),
+        (torch.zeros(1, 3), {"drop": 1, "random_drop": 1.0}, TypeError, "random_drop must be an int, got float"),
         (np.zeros((1, 3), np.int32), {"drop": 1}, TypeError, "scores must be float32 or float64, got int32"),
         (np.zeros(3, np.float32), {"drop": 1}, ValueError, r"scores must have shape \(N, T\), got \(3,\)"),
         (np.zeros((1, 3), np.float32), {"drop": 1, "remove": "mid"}, ValueError, "remove must be 'high' or 'low'"),
@@ -234,3 +239,29 @@ def test_threads_and_forks_do_not_matter():
 
     check_threads_bitwise(masks)
     check_forked(masks)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_wide_score_beyond_float32_is_an_infinity(impl):
+    scores = np.array([[0.0, 1e300, -1e300, 2.0]])
+    assert sample_frames(scores, 1, seed=0, impl=impl).tolist() == [[0, 2, 3]]
+    assert sample_frames(scores, 1, remove="low", seed=0, impl=impl).tolist() == [[0, 1, 3]]
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_numpys_integers_are_numbers(impl):
+    values = torch.rand(2, 9)
+    assert_bitwise(sample_joints(values, np.int64(2), seed=1, impl=impl), sample_joints(values, 2, seed=1, impl=impl))
+    drops = {"drop": np.int32(2), "random_drop": np.int64(1)}
+    assert_bitwise(
+        sample_frames(values, **drops, seed=1, impl=impl), sample_frames(values, 2, random_drop=1, seed=1, impl=impl)
+    )
+
+
+def test_the_native_entries_refuse_outputs_of_other_sizes():
+    seed, ids = native_array(np.array(1)), native_array(np.arange(2))
+    kept = native_array(np.zeros((2, 4), np.int32))
+    with pytest.raises(ValueError, match="kept does not have the sizes"):
+        native().sample_joints(native_array(np.ones((2, 5))), 2, seed, ids, kept)
+    with pytest.raises(ValueError, match="kept does not have the sizes"):
+        native().sample_frames(native_array(np.ones((2, 5), np.float32)), 2, True, 0, seed, ids, kept)

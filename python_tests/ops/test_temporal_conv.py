@@ -10,6 +10,7 @@ from contract import (
     assert_within_budget,
     check_compiles,
     check_forked,
+    check_forward_mode_refused,
     check_threads_bitwise,
     gradients,
     guarded_outputs,
@@ -325,18 +326,22 @@ X, W = np.zeros((2, 4, 5, 3), np.float32), np.zeros((6, 4, 3), np.float32)
         ((X, torch.from_numpy(W)), {}, TypeError, "weight must be a NumPy array as x is, got a torch tensor"),
         ((X, W, np.zeros(5, np.float32)), {}, ValueError, r"bias must have shape \(C_out=6,\), got \(5,\)"),
         ((X, W, np.zeros(6)), {}, TypeError, "bias must have the dtype of x, float32, got float64"),
-        ((X, W), {"stride": 0}, ValueError, "stride must be at least 1, got 0"),
+        ((X, W), {"stride": 0}, ValueError, r"stride must be in \[1, 2147483647\], got 0"),
         ((X, W), {"stride": 1.0}, TypeError, "stride must be an int, got float"),
-        ((X, W), {"dilation": 0}, ValueError, "dilation must be at least 1, got 0"),
+        ((X, W), {"dilation": 0}, ValueError, r"dilation must be in \[1, 2147483647\], got 0"),
         ((X, W), {"dilation": "1"}, TypeError, "dilation must be an int, got str"),
         ((X, W), {"groups": 0}, ValueError, "groups must be at least 1, got 0"),
-        ((X, W), {"padding": -1}, ValueError, "padding must be at least 0, got -1"),
+        ((X, W), {"padding": -1}, ValueError, r"padding must be in \[0, 2147483647\], got -1"),
         (
             (X, W),
             {"padding": (1, 2, 3)},
             ValueError,
             r"padding must be None, an int or \(left, right\), got \(1, 2, 3\)",
         ),
+        ((X, W), {"stride": 2**31}, ValueError, "stride must be in .*, got 2147483648"),
+        ((X, W), {"padding": 2**31}, ValueError, "padding must be in .*, got 2147483648"),
+        ((X, W), {"dilation": 2**31}, ValueError, "dilation must be in .*, got 2147483648"),
+        ((X, W), {"dilation": 2**30}, ValueError, r"dilation·\(k−1\) must be in .*, got 2147483648"),
         ((X, W), {"padding": "same"}, TypeError, "padding must be an int, got str"),
         ((X, W), {"padding": 0, "dilation": 3}, ValueError, r"at least the 7 frames the kernel spans, got 5 \+ 0 \+ 0"),
     ],
@@ -360,3 +365,23 @@ def test_the_backward_op_checks_its_gradient():
     x, weight = to_tensors(X, W)
     with pytest.raises(ValueError, match=r"g must have shape \(B=2, C_out=6, T'=5, V=3\), got \(2, 6, 4, 3\)"):
         torch.ops.asma_fast.temporal_conv_backward(torch.zeros(2, 6, 4, 3), x, weight, 1, 1, 1, 1, 1, True, True, True)
+
+
+def test_working_memory_beyond_the_address_space_is_an_error():
+    weight = torch.zeros(1).expand(1, 2**58, 1)
+    with pytest.raises(ValueError, match="the working memory of a call must have a size that fits"):
+        temporal_conv(torch.empty(1, 2**58, 0, 1), weight, padding=1)
+
+
+def test_forward_mode_is_an_error():
+    x, weight = to_tensors(X, W)
+    check_forward_mode_refused(lambda x: temporal_conv(x, weight, impl="cpu"), x)
+    check_forward_mode_refused(lambda weight: temporal_conv(x, weight, impl="cpu"), weight)
+
+
+@pytest.mark.parametrize("what", ["weight", "bias"])
+def test_a_wrong_kind_beside_a_tensor_says_what_was_wanted(what):
+    x, weight = to_tensors(X, W)
+    arguments = {"weight": weight, "bias": torch.zeros(6)} | {what: [1.0]}
+    with pytest.raises(TypeError, match=f"{what} must be a NumPy array or a torch tensor, got list"):
+        temporal_conv(x, **arguments, impl="cpu")
