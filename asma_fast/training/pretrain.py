@@ -360,7 +360,8 @@ def _progress(config: PretrainConfig, fabric: Any, runs: list[_EncoderRun]) -> I
     from tqdm import tqdm
 
     total = sum(max(0, run.stop - run.epoch) * len(run.batches) for run in runs)
-    hidden = not (config.progress and fabric.is_global_zero)
+    # None hides the bar where nobody watches: in a log file.
+    hidden = None if config.progress and fabric.is_global_zero else True
     with tqdm(total=total, desc="pretrain " + ",".join(config.encoders), unit="step", disable=hidden) as bar:
         yield bar.update
 
