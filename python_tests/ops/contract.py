@@ -199,8 +199,8 @@ def to_tensors(*arrays: Any) -> list[Any]:
 def assert_within_budget(result: Any, exact: Any, reference: Any, *, what: str = "result") -> None:
     """``result`` is at most twice as far from ``exact`` (float64) as ``reference``, a plain run in its own dtype.
 
-    Distance is the largest absolute difference. The budget never falls below four units in the last place of the largest
-    exact value: a reference may be right by luck. NaNs and infinities must stand in the same places.
+    Distance is the largest absolute difference. The budget never falls below four units in the last place of the
+    largest exact value: a reference may be right by luck. NaNs and infinities must stand in the same places.
     """
     result, exact, reference = (to_numpy(value) for value in (result, exact, reference))
     assert exact.dtype == np.float64, f"{what}: the exact values must be float64, got {exact.dtype}"
