@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import run_program
 
 from asma_fast.cli import VERBS, main
 
@@ -25,31 +24,10 @@ BLOCKED = (
     "jinja2",
     "tqdm",
 )
-WITHOUT_EXTRAS = f"""
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {BLOCKED!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Block())
-import importlib.util
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name in {BLOCKED!r} else find_spec(name, package)
-from asma_fast.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
-def _without_extras(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS, *words],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def _without_extras(*words: object) -> subprocess.CompletedProcess[str]:
+    return run_program("from asma_fast.cli import main\nsys.exit(main(sys.argv[1:]))", *words, without=BLOCKED)
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
@@ -67,8 +45,8 @@ def test_info_needs_numpy_alone_and_gives_reasons():
 
 
 @pytest.mark.parametrize("verb", ["demo", "pretrain", "probe", "inspect"])
-def test_a_verb_that_needs_more_names_the_extra(verb, tmp_path):
-    done = _without_extras(verb, cwd=tmp_path)
+def test_a_verb_that_needs_more_names_the_extra(verb):
+    done = _without_extras(verb)
     assert done.returncode == 2
     assert "is not installed: pip install 'asma-fast[train]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from programs import program_output
 
 HEAVY = ("numpy", "torch", "numba", "triton", "scipy", "sklearn", "safetensors", "lightning_fabric")
 
 
-def run_fresh(code: str) -> str:
-    """Run code in a fresh interpreter; its standard output."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def blocked(*packages: str) -> str:
-    """Code that makes the packages impossible to import."""
-    return f"""
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {packages!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Blocked())
-import importlib.util
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name in {packages!r} else found(name, package)
-"""
-
-
 def test_package_import_loads_nothing_heavy() -> None:
-    loaded = run_fresh(f"import sys, asma_fast; print([m for m in {HEAVY!r} if m in sys.modules])")
+    loaded = program_output(f"import sys, asma_fast; print([m for m in {HEAVY!r} if m in sys.modules])")
     assert loaded == "[]"
 
 
 def test_command_line_starts_without_heavy_packages() -> None:
     code = f"import sys, asma_fast.cli; print([m for m in {HEAVY[1:]!r} if m in sys.modules])"
-    assert run_fresh(code) == "[]"
+    assert program_output(code) == "[]"
 
 
 def test_ops_work_without_torch() -> None:
@@ -54,7 +31,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    assert "torch is not installed" in run_fresh(blocked("torch", "triton") + code)
+    assert "torch is not installed" in program_output(code, without=("torch", "triton"))
 
 
 def test_data_and_info_need_numpy_only() -> None:
@@ -68,4 +45,4 @@ except SystemExit as stop:
     assert not stop.code, stop.code
 print(asma_fast.data.Preprocessing.named('aimclr').rotate)
 """
-    assert run_fresh(blocked(*packages) + code).endswith("aimclr")
+    assert program_output(code, without=packages).endswith("aimclr")

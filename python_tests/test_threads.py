@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_import import blocked, run_fresh
+from programs import program_output
 
 if sys.platform != "linux":
     pytest.skip("looks into Linux's loader and limits", allow_module_level=True)
@@ -30,7 +30,7 @@ result = gather_view(x, View())
 assert len(os.listdir("/proc/self/task")) < 64, "the limit did not bind: nothing was tested"
 print(native().thread_pool_name(), np.array_equal(result, expected))
 """
-    assert run_fresh(blocked("torch", "triton", "numba") + code) == "std::thread True"
+    assert program_output(code, without=("torch", "triton", "numba")) == "std::thread True"
 
 
 def test_torchs_runtime_is_told_from_one_of_a_similar_path(tmp_path: Path) -> None:
@@ -53,6 +53,6 @@ with open("/proc/self/maps") as maps:
     assert "torchlike/libgomp" in maps.read(), "nothing was tested"
 print(native().thread_pool_name())
 """
-    found = Path(run_fresh(code))
+    found = Path(program_output(code))
     assert found != decoy
     assert found.is_relative_to(package) or found.parent.name == "torch.libs"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import program_output
 
 from asma_fast import data
 from asma_fast.data.clip import ClipInfo
@@ -205,13 +204,6 @@ def test_splits_have_the_published_sizes(recordings: Path, release: str, split: 
 
 
 def test_reading_needs_numpy_alone(write) -> None:  # type: ignore[no-untyped-def]
-    program = (
-        "import sys\n"
-        "for name in ('torch', 'scipy', 'safetensors', 'numba', 'sklearn'): sys.modules[name] = None\n"
-        "from asma_fast import data\n"
-        "print(data.read_clip(sys.argv[1], 'ntu').frames.shape)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(write(GOOD))], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "(2, 2, 25, 3)", done.stderr
+    program = "from asma_fast import data\nprint(data.read_clip(sys.argv[1], 'ntu').frames.shape)\n"
+    extras = ("torch", "scipy", "safetensors", "numba", "sklearn")
+    assert program_output(program, write(GOOD), without=extras) == "(2, 2, 25, 3)"

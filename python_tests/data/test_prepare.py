@@ -7,13 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import run_program
 
 from asma_fast.data import PrepareConfig, Preprocessing, Store, prepare, read_clip
 
@@ -150,11 +149,6 @@ def stop_after(sources: int, config: PrepareConfig) -> None:
         prepare(config, progress=stop)
 
 
-def run(program: str, *args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_killed_runs_are_resumed(folder: Path) -> None:
     """kill −9 at several moments leaves no store; the next run takes up what was finished; the result is the same."""
     prepare(nw_ucla(folder, out=folder.parent / "whole"))
@@ -170,7 +164,7 @@ def test_killed_runs_are_resumed(folder: Path) -> None:
     """
     out = folder.parent / "out"
     for stop in (3, 4, 17, 40):
-        killed = run(program, folder, stop)
+        killed = run_program(program, folder, stop)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not out.exists()
     with (folder.parent / "out.partial" / "frames").open("ab") as torn:
@@ -200,7 +194,7 @@ def test_a_file_size_limit_ends_in_a_sentence(folder: Path, limit: int) -> None:
     prepare(nw_ucla(folder, out=folder.parent / "whole"))
     size, out = (folder.parent / "whole").stat().st_size, folder.parent / "out"
     assert size > 70_000
-    done = run(FULL_DISK, out, folder, limit)
+    done = run_program(FULL_DISK, out, folder, limit)
     assert done.returncode == 0, done.stderr
     assert "what was finished stays in out.partial" in done.stdout
     assert not out.exists()
@@ -225,7 +219,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_ends_in_a_sentence(folder: Path, small_disk: Path) -> None:
     out = small_disk / "out"
-    done = run(FULL_DISK, out, folder, 0)
+    done = run_program(FULL_DISK, out, folder, 0)
     assert done.returncode == 0, done.stderr
     assert "No space left on device while writing the store" in done.stdout
     assert not out.exists()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import run_program
 
 from asma_fast import data
 from asma_fast.data.readers import reader
@@ -93,8 +92,6 @@ def test_action_beyond_the_data_set_is_refused(tmp_path: Path) -> None:
 
 def test_missing_scipy_names_the_extra(tmp_path: Path) -> None:
     path = write(tmp_path / "a1_s1_t1_skeleton.mat", d_skel=FRAMES)
-    program = (
-        "import sys; sys.modules['scipy'] = None\nfrom asma_fast import data\ndata.read_clip(sys.argv[1], 'utd-mhad')"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    program = "from asma_fast import data\ndata.read_clip(sys.argv[1], 'utd-mhad')"
+    done = run_program(program, path, without=["scipy"])
     assert "pip install 'asma-fast[train]'" in done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from programs import program_environment
 from toys import SKELETON, TINY, renamed, tiny, toy_clips, toy_store
 
 from asma_fast import Skeleton
@@ -93,7 +94,7 @@ def test_kill_nine_then_resume_is_the_same_run(tmp_path):
     words = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in options.items() if key != "progress"]
     command = [sys.executable, "-m", "asma_fast.cli", "pretrain", *words, "--no-progress", f"--out={out}"]
     # torch's own reductions depend on the number of threads, and these tests run on one.
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one_thread = program_environment(OMP_NUM_THREADS="1")
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, env=one_thread)
     try:
         deadline = time.monotonic() + 90

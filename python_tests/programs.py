@@ -1,0 +1,55 @@
+"""Programs run in a fresh interpreter, on the same asma_fast as the tests themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import asma_fast
+
+
+def run_program(code: str, *words: object, without: Iterable[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run code, warnings as errors, with words as its arguments and the packages ``without`` impossible to import."""
+    with tempfile.TemporaryDirectory() as folder:  # a checkout as the working folder would hide the installed package
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", _blocked(tuple(without)) + textwrap.dedent(code), *map(str, words)],
+            cwd=folder,
+            env=program_environment(),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+
+def program_output(code: str, *words: object, without: Iterable[str] = ()) -> str:
+    """What the program printed; it must succeed."""
+    done = run_program(code, *words, without=without)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def program_environment(**more: str) -> dict[str, str]:
+    """This process's environment with the tested asma_fast first on the path."""
+    package = str(Path(asma_fast.__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def _blocked(packages: tuple[str, ...]) -> str:
+    return f"""\
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {packages!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {packages!r} else found(name, package)
+"""
