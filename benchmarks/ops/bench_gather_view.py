@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rates import note_rate
 
 from asma_fast import View
 from asma_fast.ops import gather_view
@@ -33,8 +34,7 @@ def test_gather_view(benchmark, who, reads):
     result = call()
     torch.testing.assert_close(result, _eager(x, *maps), rtol=1e-5, atol=1e-5)
     benchmark(call)
-    moved = 2 * result.numel() * result.element_size()
-    benchmark.extra_info["GB/s"] = round(moved / benchmark.stats.stats.min / 1e9, 2)
+    note_rate(benchmark, "GB/s", 2 * result.numel() * result.element_size())
 
 
 @pytest.mark.parametrize("who", ["asma", "eager"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from rates import note_rate
 
 from asma_fast import Skeleton
 from asma_fast._backends import native
@@ -81,8 +82,7 @@ def test_forward(benchmark, layer, rival, threads):
     describe(benchmark, rival, threads, layer, "forward", BATCH * layer[2] * JOINTS * 3 * layer[0] * layer[1])
     with torch.no_grad():
         benchmark.pedantic(fn, args=(x, *rest), rounds=10, warmup_rounds=1)
-    rate = benchmark.extra_info["multiply-adds"] * 2e-9 / benchmark.stats.stats.min
-    benchmark.extra_info["GFLOP/s of the channel product"] = round(rate, 1)
+    note_rate(benchmark, "GFLOP/s of the channel product", 2 * benchmark.extra_info["multiply-adds"])
 
 
 @pytest.mark.parametrize("rival", ["asma_fast", "asma_fast, pattern", "torch, product first"])

@@ -6,6 +6,7 @@ Rivals are eager torch, written the way PSTL masks: difference, mean, argsort or
 import numpy as np
 import pytest
 import torch
+from rates import note_rate
 
 from asma_fast import Skeleton, View
 from asma_fast.ops import frame_motion, gather_view, joint_motion, sample_frames, sample_joints
@@ -36,8 +37,7 @@ def _turn(x, matrix):
 
 
 def _note(benchmark, x):
-    seconds = benchmark.stats.stats.min
-    benchmark.extra_info["GB/s read"] = round(x.numel() * x.element_size() / seconds / 1e9, 2)
+    note_rate(benchmark, "GB/s read", x.numel() * x.element_size())
     benchmark.extra_info["threads"] = torch.get_num_threads()
 
 

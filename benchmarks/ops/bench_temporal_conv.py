@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import pytest
 import torch
+from rates import note_rate
 from torch.nn.functional import conv2d
 
 from asma_fast.ops import temporal_conv
@@ -66,11 +67,6 @@ def _matrix_product(work: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(rows, 512), torch.randn(512, 512)
 
 
-def _report(benchmark, work: int) -> None:
-    if benchmark.stats is not None:
-        benchmark.extra_info["GFLOP/s"] = round(work / benchmark.stats.stats.min / 1e9, 1)
-
-
 @pytest.mark.parametrize("rival", RIVALS)
 @pytest.mark.parametrize(("channels", "frames", "stride"), SHAPES)
 def test_forward(benchmark, threads, channels, frames, stride, rival):
@@ -86,7 +82,7 @@ def test_forward(benchmark, threads, channels, frames, stride, rival):
         run = lambda: _convolve(rival, stride, *tensors)  # noqa: E731
     with torch.no_grad():
         benchmark.pedantic(run, rounds=5, warmup_rounds=1)
-    _report(benchmark, work)
+    note_rate(benchmark, "GFLOP/s", work)
 
 
 @pytest.mark.parametrize("rival", RIVALS)
@@ -102,7 +98,7 @@ def test_backward(benchmark, threads, channels, frames, stride, rival):
         for gradient, wanted in zip(gradients, _exact_gradients(channels, frames, stride), strict=True):
             torch.testing.assert_close(gradient.reshape(wanted.shape).double(), wanted, rtol=1e-3, atol=1e-2)
     benchmark.pedantic(run, rounds=3, warmup_rounds=1)
-    _report(benchmark, work)
+    note_rate(benchmark, "GFLOP/s", work)
 
 
 def _backward(rival: str, channels: int, frames: int, stride: int, dtype: torch.dtype = torch.float32):
