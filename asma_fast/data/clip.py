@@ -54,6 +54,17 @@ class Clip:
         Frames a second; None where unknown.
     preprocessing
         What has been applied to the frames; None for frames as recorded.
+    missing
+        ``(M, T, V)`` bool: joints that the recording does not know (untracked, or of a low score); their coordinates
+        mean nothing. None where every finite coordinate is to be trusted. A joint with a coordinate that is not finite
+        is missing either way. :func:`fill_missing` acts on both and clears the mark.
+    missing_joints, dropped_bodies
+        How many joints of present bodies, over all frames, the recording lacked, and how many times a body was taken
+        for absent because more than half of its joints were missing; 0 before :func:`fill_missing` has counted.
+    frame_labels
+        ``(T,)`` int64: the class of each frame, −1 for none, where the recording is continuous; else None.
+    image_size
+        ``(width, height)`` in pixels for joints in an image; None where unknown, and in three dimensions.
 
     Raises
     ------
@@ -75,9 +86,21 @@ class Clip:
     name: str = ""
     fps: float | None = None
     preprocessing: Preprocessing | None = None
+    missing: NDArray[np.bool_] | None = None
+    missing_joints: int = 0
+    dropped_bodies: int = 0
+    frame_labels: NDArray[np.int64] | None = None
+    image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
+        shape = self.frames.shape
+        for field, kind, wanted in (("missing", np.bool_, shape[:3]), ("frame_labels", np.int64, shape[1:2])):
+            array = getattr(self, field)
+            if array is not None and (array.dtype != kind or array.shape != wanted):
+                raise ValueError(
+                    f"{field} must be {np.dtype(kind)} of shape {wanted}, got {array.dtype} of shape {array.shape}"
+                )
 
     @property
     def length(self) -> int:

@@ -10,14 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from asma_fast.data.clip import Clip
 from asma_fast.data.errors import FormatError
+from asma_fast.data.missing import MissingRule, fill_missing
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.readers import DATASETS, reader
-from asma_fast.data.readers.base import DataSet, Reader
+from asma_fast.data.readers.base import DataSet, Job, Plan, Reader, asked_splits, some
 from asma_fast.data.store import Store
 from asma_fast.data.store_writer import StoreWriter
 from asma_fast.data.synthetic import Synthetic
@@ -33,9 +35,40 @@ class PrepareConfig:
     )
     out: Path = field(metadata={"help": "store to write, a .safetensors file"})
     source: Path | None = field(
-        default=None, metadata={"positional": True, "help": "folder of raw files; none for synthetic"}
+        default=None,
+        metadata={"positional": True, "help": "folder of raw files, or a ready-made file; none for synthetic"},
     )
-    bodies: str = field(default="file-order", metadata={"help": "rule for choosing bodies: file-order"})
+    bodies: str = field(
+        default="file-order", metadata={"help": "rule for choosing bodies: file-order; NTU also denoised, energy"}
+    )
+    missing: Literal["auto", "fill", "keep"] = field(
+        default="auto",
+        metadata={
+            "help": "joints that the sensor did not see: fill them in, or keep what the file has; auto keeps where "
+            "another toolbox's arrays are to be matched (preprocessing aimclr, bodies denoised, ready-made files)"
+        },
+    )
+    min_score: float = field(
+        default=0.5, metadata={"help": "a joint of a pose estimator with a lower score or visibility is missing"}
+    )
+    labels: Path | None = field(
+        default=None, metadata={"help": "where labels lie apart: PKU-MMD's label folder, AimCLR's .pkl, a labels.csv"}
+    )
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": "train-test splits besides the published ones: subject:1,3,5 camera:2,3 or list:FILE of the names "
+            "that train (PKU-MMD's official lists), several with ; between"
+        },
+    )
+    layout: str | None = field(
+        default=None, metadata={"help": "arrays: a joint layout's name, or a .json file with Skeleton's fields"}
+    )
+    fps: float = field(default=0.0, metadata={"help": "frames a second where the files do not say; 0 for unknown"})
+    cut: bool = field(
+        default=True,
+        metadata={"help": "cut continuous recordings (PKU-MMD, PRECOG) into labelled clips; else keep them whole"},
+    )
     exclude: Path | None = field(
         default=None,
         metadata={"help": "text file of clip names to leave out, one a line (NTU's official missing-skeleton lists)"},
@@ -104,27 +137,11 @@ class PrepareReport:
             lines.append(f"  {self.resumed} sources taken over from an interrupted run")
         for title, entries in (("excluded", self.excluded), ("ignored (not the data set's names)", self.ignored)):
             if entries:
-                lines.append(f"  {len(entries)} files {title}: {_some(entries)}")
+                lines.append(f"  {len(entries)} files {title}: {some(entries)}")
         if self.failures:
             lines.append(f"  {len(self.failures)} files FAILED:")
             lines += [f"    {failure.reason}" for failure in self.failures]
         return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One source: its name, its state, and what makes clips of it."""
-
-    source: str
-    token: str
-    clips: Callable[[], Sequence[Clip]]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    jobs: tuple[_Job, ...]
-    ignored: tuple[str, ...] = ()
-    excluded: tuple[str, ...] = ()
 
 
 def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | None = None) -> PrepareReport:
@@ -162,14 +179,15 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     started = time.monotonic()
     dataset, plan = _plan(config)
     recipe = None if config.preprocessing is None else Preprocessing.named(config.preprocessing)
-    skeleton = Skeleton.named(dataset.skeleton)
+    skeleton = dataset.layout()
+    missing = _missing_rule(config, dataset)
     writer = StoreWriter(
         config.out,
         dataset=dataset.dataset,
         skeleton=skeleton,
         body_rule=config.bodies,
         sided=dataset.sided,
-        fps=dataset.fps,
+        missing=missing,
         preprocessing=recipe,
         origin="" if config.source is None else os.fspath(config.source.resolve()),
         overwrite=config.overwrite,
@@ -178,13 +196,13 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
         resumed = _drop_stale(writer, plan.jobs)
         failures: list[Failure] = []
         rest = [job for job in plan.jobs if job.source not in writer.finished]
-        for done, (job, outcome) in enumerate(_run(rest, recipe, skeleton, config.workers), 1):
+        for done, (job, outcome) in enumerate(_run(rest, Treatment(missing, recipe, skeleton), config.workers), 1):
             failure = outcome if isinstance(outcome, Failure) else _write(writer, job, outcome)
             if failure is not None:
                 failures.append(failure)
             if progress is not None:
                 progress(resumed + done, len(plan.jobs))
-        store = _finish(writer, dataset, plan.jobs)
+        store = _finish(writer, dataset, plan.jobs, config.split)
     return PrepareReport(
         dataset=config.dataset,
         out=None if store is None else config.out,
@@ -198,7 +216,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     )
 
 
-def _plan(config: PrepareConfig) -> tuple[DataSet, _Plan]:
+def _plan(config: PrepareConfig) -> tuple[DataSet, Plan]:
     if config.workers < 0:
         raise ValueError(f"workers must be at least 0, got {config.workers}")
     if config.dataset == Synthetic.dataset:
@@ -207,60 +225,19 @@ def _plan(config: PrepareConfig) -> tuple[DataSet, _Plan]:
         synthetic = Synthetic(clips_per_class=config.clips_per_class, subjects=config.subjects, seed=config.seed)
         token = repr(synthetic)
         names = enumerate(synthetic.names)
-        return synthetic, _Plan(tuple(_Job(name, token, partial(_generated, synthetic, i)) for i, name in names))
+        return synthetic, Plan(tuple(Job(name, token, partial(_generated, synthetic, i)) for i, name in names))
     if config.dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join((*DATASETS, Synthetic.dataset))}; got {config.dataset!r}")
     chosen = reader(config.dataset)
     chosen.check_bodies(config.bodies)
-    if config.source is None:
-        raise ValueError(f"{config.dataset} is read from files: source must be a folder, got None")
-    if not config.source.is_dir():
-        raise ValueError(f"source must be a folder, got {config.source}")
-    return chosen, _walk(chosen, config.source, config.bodies, _listed(config.exclude))
+    return chosen, chosen.plan(config)
 
 
 def _generated(synthetic: Synthetic, index: int) -> Sequence[Clip]:
     return (synthetic.clip(index),)
 
 
-def _listed(exclude: Path | None) -> frozenset[str]:
-    if exclude is None:
-        return frozenset()
-    return frozenset(line.strip() for line in exclude.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def _walk(chosen: Reader, folder: Path, bodies: str, exclude: frozenset[str]) -> _Plan:
-    jobs, ignored, excluded = [], [], []
-    for path in sorted(_files(folder)):
-        source = path.relative_to(folder).as_posix()
-        if not chosen.matches(path):
-            ignored.append(source)
-        elif path.name in exclude or path.stem in exclude:
-            excluded.append(source)
-        else:
-            jobs.append(_Job(source, _state(path), partial(chosen.clips, path, bodies)))
-    if not jobs:
-        raise ValueError(
-            f"{folder} holds no file of {chosen.dataset}: expected names like {chosen.pattern.pattern}, "
-            f"found {_some(ignored) or 'none'}" + (f"; {len(excluded)} excluded" if excluded else "")
-        )
-    return _Plan(tuple(jobs), tuple(ignored), tuple(excluded))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names)
-
-
-def _state(path: Path) -> str:
-    try:
-        found = path.stat()
-    except OSError:  # a dangling link, say: reading it will tell
-        return ""
-    return f"{found.st_size} {found.st_mtime_ns}"
-
-
-def _drop_stale(writer: StoreWriter, jobs: Iterable[_Job]) -> int:
+def _drop_stale(writer: StoreWriter, jobs: Iterable[Job]) -> int:
     """Forgets sources that have changed or gone since an interrupted run; returns how many are taken over."""
     tokens = {job.source: job.token for job in jobs}
     for source, token in writer.finished.items():
@@ -269,19 +246,42 @@ def _drop_stale(writer: StoreWriter, jobs: Iterable[_Job]) -> int:
     return len(writer.finished)
 
 
+@dataclass(frozen=True)
+class Treatment:
+    """What every clip goes through between its reader and the store."""
+
+    missing: MissingRule
+    recipe: Preprocessing | None
+    skeleton: Skeleton
+
+    def __call__(self, clip: Clip, source: str) -> Clip:
+        clip = fill_missing(clip, self.skeleton, rule=self.missing)
+        if not clip.frames.any():
+            raise FormatError(source, "a body in some frame", f"none in {clip.length} frames")
+        if self.recipe is None:
+            return clip
+        frames = self.recipe(clip, self.skeleton).transpose(3, 1, 2, 0)
+        return replace(clip, frames=np.ascontiguousarray(frames), preprocessing=self.recipe, frame_labels=None)
+
+
+def _missing_rule(config: PrepareConfig, dataset: DataSet) -> MissingRule:
+    if config.missing != "auto":
+        return config.missing
+    ready_made = isinstance(dataset, Reader) and dataset.ready_made
+    return "keep" if ready_made or config.preprocessing == "aimclr" or config.bodies == "denoised" else "fill"
+
+
 Outcome = Sequence[Clip] | Failure
 
 
-def _run(
-    jobs: Sequence[_Job], recipe: Preprocessing | None, skeleton: Skeleton, workers: int
-) -> Iterator[tuple[_Job, Outcome]]:
+def _run(jobs: Sequence[Job], treatment: Treatment, workers: int) -> Iterator[tuple[Job, Outcome]]:
     """Runs the jobs on threads, in order, with a bounded number of clips waiting to be written."""
     threads = workers or os.cpu_count() or 1
-    waiting: deque[tuple[_Job, Future[Outcome]]] = deque()
+    waiting: deque[tuple[Job, Future[Outcome]]] = deque()
     with ThreadPoolExecutor(threads, "asma-prepare") as pool:
         try:
             for job in jobs:
-                waiting.append((job, pool.submit(_do, job, recipe, skeleton)))
+                waiting.append((job, pool.submit(_do, job, treatment)))
                 if len(waiting) >= 4 * threads:
                     first, outcome = waiting.popleft()
                     yield first, outcome.result()
@@ -291,25 +291,16 @@ def _run(
             pool.shutdown(cancel_futures=True)
 
 
-def _do(job: _Job, recipe: Preprocessing | None, skeleton: Skeleton) -> Outcome:
+def _do(job: Job, treatment: Treatment) -> Outcome:
     try:
-        clips = job.clips()
-        for clip in clips:
-            if not clip.frames.any():
-                raise FormatError(job.source, "a body in some frame", f"none in {clip.length} frames")
-        return [clip if recipe is None else _preprocessed(clip, recipe, skeleton) for clip in clips]
+        return [treatment(clip, job.source) for clip in job.clips()]
     except FormatError as error:
         return Failure(job.source, str(error))
     except (ValueError, OSError) as error:
         return Failure(job.source, f"{job.source}: {error}")
 
 
-def _preprocessed(clip: Clip, recipe: Preprocessing, skeleton: Skeleton) -> Clip:
-    frames = recipe(clip, skeleton).transpose(3, 1, 2, 0)
-    return replace(clip, frames=np.ascontiguousarray(frames), preprocessing=recipe)
-
-
-def _write(writer: StoreWriter, job: _Job, clips: Sequence[Clip]) -> Failure | None:
+def _write(writer: StoreWriter, job: Job, clips: Sequence[Clip]) -> Failure | None:
     try:
         writer.add(*clips, source=job.source, token=job.token)
     except ValueError as error:
@@ -317,11 +308,12 @@ def _write(writer: StoreWriter, job: _Job, clips: Sequence[Clip]) -> Failure | N
     return None
 
 
-def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[_Job]) -> Store | None:
+def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[Job], split: str | None) -> Store | None:
     if not writer.finished:
         writer.discard()
         return None
     classes, splits = dataset.protocol(writer.clips)
+    splits = {**splits, **asked_splits(split)}
     order = [job.source for job in jobs if job.source in writer.finished]
     return writer.finish(classes=classes, splits=splits, order=order)
 
@@ -329,7 +321,3 @@ def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[_Job]) -> Stor
 def _sizes(store: Store, split: str) -> tuple[int, int]:
     train, test = store.split(split)
     return len(train), len(test)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

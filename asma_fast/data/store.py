@@ -20,7 +20,7 @@ from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.tensor_file import open_tensors
 from asma_fast.skeleton import Skeleton
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = "asma_fast.store"
 PARTS: tuple[Part, ...] = ("train", "test")
 UNKNOWN = -1
@@ -36,8 +36,8 @@ class StoreRecord:
     names: tuple[str, ...]
     splits: tuple[str, ...]
     body_rule: str
+    missing: str
     sided: bool
-    fps: float | None
     preprocessing: Preprocessing | None
 
     def to_json(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class StoreRecord:
         if record.get("format") != FORMAT:
             raise ValueError(f"expected store format {FORMAT}, found {record.get('format')!r}")
         applied = record["preprocessing"]
-        for field, kind in (("dataset", str), ("body_rule", str), ("sided", bool)):
+        for field, kind in (("dataset", str), ("body_rule", str), ("missing", str), ("sided", bool)):
             if not isinstance(record[field], kind):
                 raise TypeError(f"{field} must be {kind.__name__}, got {record[field]!r}")
         for field in ("classes", "names", "splits"):
@@ -63,8 +63,8 @@ class StoreRecord:
             names=tuple(record["names"]),
             splits=tuple(record["splits"]),
             body_rule=record["body_rule"],
+            missing=record["missing"],
             sided=record["sided"],
-            fps=None if record["fps"] is None else float(record["fps"]),
             preprocessing=None if applied is None else Preprocessing.from_dict(applied),
         )
 
@@ -89,9 +89,10 @@ class Store:
     ----------
     path
         The file.
-    dataset, body_rule, sided, fps, preprocessing
-        Where the clips come from, how bodies were chosen, whether classes tell left from right, frames a second, and
-        what was applied to the frames (None: as recorded).
+    dataset, body_rule, missing, sided, preprocessing
+        Where the clips come from, how bodies were chosen, whether missing joints were filled in (``"fill"``) or kept as
+        the files had them, whether classes tell left from right, and what was applied to the frames (None: as
+        recorded).
     skeleton
         The joint layout.
     classes, names, splits
@@ -100,6 +101,15 @@ class Store:
         ``(N,)`` int64; −1 where unknown.
     lengths
         ``(N,)`` int64: frames of each clip.
+    fps
+        ``(N,)`` float64: frames a second; NaN where unknown.
+    missing_joints, dropped_bodies
+        ``(N,)`` int64, counted over frames as :class:`Clip` says.
+    image_sizes
+        ``(N, 2)`` int64: width and height in pixels; 0 where unknown and in three dimensions.
+    frame_labels
+        ``(F,)`` int64: the class of each frame of each clip, one clip after the other, −1 for none; None where the
+        recordings have no such labels.
     bodies
         M of every clip.
     fingerprint
@@ -122,13 +132,18 @@ class Store:
         self.splits = record.splits
         self.body_rule = record.body_rule
         self.sided = record.sided
-        self.fps = record.fps
+        self.missing = record.missing
         self.preprocessing = record.preprocessing
         self.fingerprint = fingerprint
         self.labels: NDArray[np.int64] = tensors["labels"]
         self.subjects: NDArray[np.int64] = tensors["subjects"]
         self.cameras: NDArray[np.int64] = tensors["cameras"]
         self.lengths: NDArray[np.int64] = np.diff(tensors["offsets"])
+        self.fps: NDArray[np.float64] = tensors["fps"]
+        self.missing_joints: NDArray[np.int64] = tensors["missing_joints"]
+        self.dropped_bodies: NDArray[np.int64] = tensors["dropped_bodies"]
+        self.image_sizes: NDArray[np.int64] = tensors["image_sizes"]
+        self.frame_labels: NDArray[np.int64] | None = tensors.get("frame_labels")
         self.bodies = int(tensors["frames"].shape[1])
         self._offsets = tensors["offsets"].tolist()
         self._checksums = tensors["checksums"].tolist()
@@ -168,7 +183,8 @@ class Store:
 
     def __getitem__(self, index: int) -> Clip:
         index = range(len(self))[index]
-        frames = self._frames[self._offsets[index] : self._offsets[index + 1]]
+        rows = slice(self._offsets[index], self._offsets[index + 1])
+        frames, width = self._frames[rows], int(self.image_sizes[index, 0])
         if not self._verified[index]:
             if checksum(frames) != self._checksums[index]:
                 raise StoreError(f"{self.path}: the frames of clip {self.names[index]!r} were altered after writing")
@@ -180,8 +196,12 @@ class Store:
             subject=_known(self.subjects[index]),
             camera=_known(self.cameras[index]),
             name=self.names[index],
-            fps=self.fps,
+            fps=None if np.isnan(self.fps[index]) else float(self.fps[index]),
             preprocessing=self.preprocessing,
+            missing_joints=int(self.missing_joints[index]),
+            dropped_bodies=int(self.dropped_bodies[index]),
+            frame_labels=None if self.frame_labels is None else self.frame_labels[rows],
+            image_size=(width, int(self.image_sizes[index, 1])) if width else None,
         )
 
     def __iter__(self) -> Iterator[Clip]:
@@ -222,11 +242,15 @@ def _check_tensors(path: Path, record: StoreRecord, tensors: Mapping[str, NDArra
         if not holds:
             raise StoreError(f"{path}: expected {expected}, found {found}")
 
-    clips, counts = len(record.names), ("labels", "subjects", "cameras", "checksums")
-    wanted = {"frames", "offsets", "splits", *counts}
+    clips = len(record.names)
+    counts = ("labels", "subjects", "cameras", "checksums", "missing_joints", "dropped_bodies")
+    wanted = {"frames", "offsets", "splits", "fps", "image_sizes", *counts} | ({"frame_labels"} & set(tensors))
     expect(set(tensors) == wanted, f"tensors {sorted(wanted)}", sorted(tensors))
     described: dict[str, tuple[str, tuple[int, ...]]] = {name: ("int64", (clips,)) for name in counts}
     described |= {"offsets": ("int64", (clips + 1,)), "splits": ("int8", (len(record.splits), clips))}
+    described |= {"fps": ("float64", (clips,)), "image_sizes": ("int64", (clips, 2))}
+    if "frame_labels" in tensors:
+        described["frame_labels"] = ("int64", tensors["frames"].shape[:1])
     for name, expected in described.items():
         found = (tensors[name].dtype.name, tensors[name].shape)
         expect(found == expected, f"{name} to be {expected}", found)
@@ -238,8 +262,13 @@ def _check_tensors(path: Path, record: StoreRecord, tensors: Mapping[str, NDArra
     expect(frames.shape[3] >= dimensions, f"frames of {dimensions} coordinates or more", frames.shape[3])
     ascending = bool(offsets[0] == 0 and offsets[-1] == len(frames) and (np.diff(offsets) > 0).all())
     expect(ascending, f"offsets ascending from 0 to {len(frames)}", f"{offsets[:3]} … {offsets[-3:]}")
-    for name, low, high in (("labels", UNKNOWN, len(record.classes)), ("splits", UNKNOWN, len(PARTS))):
+    ranges = [("labels", UNKNOWN, len(record.classes)), ("splits", UNKNOWN, len(PARTS))]
+    ranges += [(name, UNKNOWN, len(record.classes)) for name in ("frame_labels",) if name in tensors]
+    for name, low, high in ranges:
         inside = bool(((tensors[name] >= low) & (tensors[name] < high)).all())
         expect(inside, f"{name} in [{low}, {high})", np.unique(tensors[name])[:9])
-    for name in ("subjects", "cameras"):
-        expect(bool((tensors[name] >= UNKNOWN).all()), f"{name} of at least {UNKNOWN}", tensors[name].min(initial=0))
+    lowest = {"subjects": UNKNOWN, "cameras": UNKNOWN, "missing_joints": 0, "dropped_bodies": 0, "image_sizes": 0}
+    for name, low in lowest.items():
+        expect(bool((tensors[name] >= low).all()), f"{name} of at least {low}", tensors[name].min(initial=0))
+    fps = tensors["fps"]
+    expect(bool((np.isnan(fps) | ((fps > 0) & np.isfinite(fps))).all()), "fps positive or NaN", fps[:3])

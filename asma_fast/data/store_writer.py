@@ -36,6 +36,11 @@ class _Written:
     begin: int  # byte
     frames: int
     checksum: int
+    fps: float | None
+    missing_joints: int
+    dropped_bodies: int
+    image_size: tuple[int, int] | None
+    frame_labels: list[int] | None
 
     def bytes(self, shape: tuple[int, int, int]) -> int:
         return 4 * self.frames * math.prod(shape)
@@ -69,7 +74,7 @@ class StoreWriter:
     ----------
     path
         The store to write.
-    dataset, skeleton, body_rule, sided, fps, preprocessing
+    dataset, skeleton, body_rule, missing, sided, preprocessing
         As :class:`Store` tells them; every clip must agree.
     origin
         Anything that, when it changes, makes earlier partial work worthless, such as the folder read. Not stored.
@@ -100,16 +105,14 @@ class StoreWriter:
         dataset: str,
         skeleton: Skeleton,
         body_rule: str = "file-order",
+        missing: str = "keep",
         sided: bool = False,
-        fps: float | None = None,
         preprocessing: Preprocessing | None = None,
         origin: str = "",
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        self._about = StoreRecord(
-            dataset, skeleton, (), (), (), body_rule, sided, None if fps is None else float(fps), preprocessing
-        )
+        self._about = StoreRecord(dataset, skeleton, (), (), (), body_rule, missing, sided, preprocessing)
         self._batches: dict[str, _Batch] = {}
         self._names: dict[str, str] = {}
         if self.path.exists() and not overwrite:
@@ -173,7 +176,7 @@ class StoreWriter:
             for clip in clips:
                 dense = np.ascontiguousarray(clip.frames.transpose(1, 0, 2, 3))
                 begin = self._work.append_frames(dense.tobytes())
-                written.append(_Written(clip.info, begin, clip.length, checksum(dense)))
+                written.append(_described(clip, begin, checksum(dense)))
             batch = _Batch(source, token, shapes.pop(), tuple(written))
             self._work.append_line(asdict(batch))
         self._remember(batch)
@@ -214,8 +217,9 @@ class StoreWriter:
         batches = [self._batches[source] for source in (self._batches if order is None else order)]
         clips = [clip for batch in batches for clip in batch.clips]
         for clip in clips:
-            if clip.info.label is not None and not 0 <= clip.info.label < len(classes):
-                raise ValueError(f"clip {clip.info.name!r} has label {clip.info.label}, classes {len(classes)}")
+            for label in (-1 if clip.info.label is None else clip.info.label, *(clip.frame_labels or ())):
+                if not -1 <= label < len(classes):
+                    raise ValueError(f"clip {clip.info.name!r} has label {label}, classes {len(classes)}")
         tensors = _small_tensors(clips, splits or {})
         names = tuple(clip.info.name for clip in clips)
         record = replace(self._about, classes=tuple(classes), names=names, splits=tuple(splits or {}))
@@ -245,7 +249,6 @@ class StoreWriter:
         about = self._about
         for field, wanted, got in (
             ("skeleton", about.skeleton.name, clip.skeleton),
-            ("fps", about.fps, clip.fps),
             ("preprocessing", about.preprocessing, clip.preprocessing),
         ):
             if wanted != got:
@@ -256,6 +259,15 @@ class StoreWriter:
             raise ValueError(f"clip {clip.name!r}: frames must have shape {wanted_shape}, got {clip.frames.shape}")
         if not np.isfinite(clip.frames).all():
             raise ValueError(f"clip {clip.name!r}: frames must be finite")
+        if clip.missing is not None:
+            raise ValueError(f"clip {clip.name!r}: missing joints are stored after fill_missing only")
+        labelled = {written.frame_labels is not None for batch in self._batches.values() for written in batch.clips[:1]}
+        if labelled - {clip.frame_labels is not None}:
+            raise ValueError(f"clip {clip.name!r}: all clips must have frame_labels, or none")
+        if clip.fps is not None and not 0 < clip.fps < math.inf:
+            raise ValueError(f"clip {clip.name!r}: fps must be None or positive, got {clip.fps}")
+        if clip.image_size is not None and min(clip.image_size) < 1:
+            raise ValueError(f"clip {clip.name!r}: image_size must be positive, got {clip.image_size}")
         for field in ("label", "subject", "camera"):
             number = getattr(clip, field)
             if number is not None and not 0 <= number < 2**63:
@@ -344,6 +356,13 @@ class StoreWriter:
             ) from error
 
 
+def _described(clip: Clip, begin: int, crc: int) -> _Written:
+    labels = None if clip.frame_labels is None else clip.frame_labels.tolist()
+    fps = None if clip.fps is None else float(clip.fps)
+    size = None if clip.image_size is None else (int(clip.image_size[0]), int(clip.image_size[1]))
+    return _Written(clip.info, begin, clip.length, crc, fps, clip.missing_joints, clip.dropped_bodies, size, labels)
+
+
 def _small_tensors(clips: Sequence[_Written], splits: Mapping[str, SplitRule]) -> dict[str, NDArray[Any]]:
     """Everything but the frames. 8-byte tensors come first: so all of them, and the frames, lie aligned in the file."""
     codes = np.full((len(splits), len(clips)), UNKNOWN, np.int8)
@@ -359,5 +378,11 @@ def _small_tensors(clips: Sequence[_Written], splits: Mapping[str, SplitRule]) -
     for field in ("label", "subject", "camera"):
         numbers = (getattr(clip.info, field) for clip in clips)
         tensors[field + "s"] = np.array([UNKNOWN if number is None else number for number in numbers], np.int64)
+    for field in ("missing_joints", "dropped_bodies"):
+        tensors[field] = np.array([getattr(clip, field) for clip in clips], np.int64)
+    tensors["fps"] = np.array([math.nan if clip.fps is None else clip.fps for clip in clips], np.float64)
+    tensors["image_sizes"] = np.array([clip.image_size or (0, 0) for clip in clips], np.int64)
+    if clips[0].frame_labels is not None:
+        tensors["frame_labels"] = np.array([label for clip in clips for label in clip.frame_labels or ()], np.int64)
     tensors["splits"] = codes
     return tensors

@@ -12,6 +12,17 @@ _READERS = {
     "ntu": ("asma_fast.data.readers.ntu", "Ntu"),
     "nw-ucla": ("asma_fast.data.readers.nw_ucla", "NwUcla"),
     "utd-mhad": ("asma_fast.data.readers.utd_mhad", "UtdMhad"),
+    "pku-mmd": ("asma_fast.data.readers.pku_mmd", "PkuMmd"),
+    "sbu": ("asma_fast.data.readers.sbu", "Sbu"),
+    "irds": ("asma_fast.data.readers.irds", "Irds"),
+    "precog": ("asma_fast.data.readers.precog", "Precog"),
+    "aimclr": ("asma_fast.data.readers.aimclr", "AimClr"),
+    "ctrgcn": ("asma_fast.data.readers.ctrgcn", "CtrGcn"),
+    "pyskl": ("asma_fast.data.readers.pyskl", "Pyskl"),
+    "openpose": ("asma_fast.data.readers.openpose", "OpenPose"),
+    "coco": ("asma_fast.data.readers.coco", "Coco"),
+    "mediapipe": ("asma_fast.data.readers.mediapipe", "MediaPipe"),
+    "arrays": ("asma_fast.data.readers.arrays", "Arrays"),
 }
 
 DATASETS = tuple(_READERS)

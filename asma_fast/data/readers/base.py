@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asma_fast.data.clip import Clip, ClipInfo, SplitRule
+from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
 from asma_fast.data.errors import FormatError
+from asma_fast.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from asma_fast.data.prepare import PrepareConfig
+    from asma_fast.data.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source of clips, recorded in a store as a whole or not at all; picklable.
+
+    Parameters
+    ----------
+    source
+        Its name, unique in the plan; failures are reported under it.
+    token
+        The state of what is read (size and time of change), so that a resumed run notices a change.
+    clips
+        Reads it. Raises FormatError, ValueError or OSError if it cannot be read.
+    """
+
+    source: str
+    token: str
+    clips: Callable[[], Sequence[Clip]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to read: jobs in the order of the store, files that are not the data set's, files left out."""
+
+    jobs: tuple[Job, ...]
+    ignored: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
 
 class DataSet:
@@ -24,14 +60,18 @@ class DataSet:
     """Joint layout."""
     bodies: ClassVar[int]
     """M of every clip."""
-    fps: ClassVar[float]
-    """Frames a second."""
+    fps: ClassVar[float | None]
+    """Frames a second; None where that is the file's to say, or unknown."""
     sided: ClassVar[bool] = False
     """Whether classes tell left from right, so that a flip would change them."""
     classes: ClassVar[tuple[str, ...]]
     """Class names, in the order of the labels."""
     splits: ClassVar[Mapping[str, SplitRule]]
     """The published train-test splits."""
+
+    def layout(self) -> Skeleton:
+        """The joint layout itself."""
+        return Skeleton.named(self.skeleton)
 
     def protocol(self, clips: Collection[ClipInfo]) -> tuple[tuple[str, ...], Mapping[str, SplitRule]]:
         """Class names and splits of a collection of the data set's clips."""
@@ -47,12 +87,44 @@ class Reader(DataSet, ABC):
 
     body_rules: ClassVar[tuple[str, ...]] = ("file-order",)
     """Rules for choosing bodies that make sense here."""
+    applied: Preprocessing | None = None
+    """What other software has done to the clips already; nothing is done twice."""
+    ready_made: ClassVar[bool] = False
+    """Whether the clips come prepared by other software: then their missing joints are kept as they are."""
     pattern: ClassVar[re.Pattern[str]]
     """File names that belong to the data set."""
 
     def matches(self, path: Path) -> bool:
         """Whether the file's name is one of the data set's."""
         return self.pattern.fullmatch(path.name) is not None
+
+    def plan(self, config: PrepareConfig) -> Plan:
+        """What there is to read under ``config.source``: here, the files of a folder whose names match.
+
+        A reader of another kind of source (one file of many clips, a folder a clip) overrides this; what it learns of
+        the layout, the classes or the splits, it keeps on itself for :meth:`layout` and :meth:`protocol`.
+
+        Raises
+        ------
+        ValueError
+            If the source is not what the reader needs, or holds nothing of the data set.
+        """
+        folder, exclude = folder_of(config), listed(config.exclude)
+        jobs, ignored, excluded = [], [], []
+        for path in sorted(files_under(folder)):
+            source = path.relative_to(folder).as_posix()
+            if not self.matches(path):
+                ignored.append(source)
+            elif path.name in exclude or path.stem in exclude:
+                excluded.append(source)
+            else:
+                jobs.append(Job(source, state_of(path), partial(self.clips, path, config.bodies)))
+        if not jobs:
+            raise ValueError(
+                f"{folder} holds no file of {self.dataset}: expected names like {self.pattern.pattern}, "
+                f"found {some(ignored) or 'none'}" + (f"; {len(excluded)} excluded" if excluded else "")
+            )
+        return Plan(tuple(jobs), tuple(ignored), tuple(excluded))
 
     @abstractmethod
     def read(self, path: Path, bodies: str) -> Clip:
@@ -89,6 +161,42 @@ class Reader(DataSet, ABC):
         return number - 1
 
 
+def folder_of(config: PrepareConfig) -> Path:
+    """``config.source``, which must be a folder."""
+    if config.source is None:
+        raise ValueError(f"{config.dataset} is read from files: source must be a folder, got None")
+    if not config.source.is_dir():
+        raise ValueError(f"source must be a folder, got {config.source}")
+    return config.source
+
+
+def listed(names: Path | None) -> frozenset[str]:
+    """The names in a text file, one a line."""
+    if names is None:
+        return frozenset()
+    return frozenset(line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Every file below the folder, in no order."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
+
+
+def state_of(path: Path) -> str:
+    """A file's size and time of change."""
+    try:
+        found = path.stat()
+    except OSError:  # a dangling link, say: reading it will tell
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
 def one_body(path: Path, frames: NDArray[np.generic], joints: int) -> NDArray[np.float32]:
     """Numbers of one body ``(T, V, 3)`` as checked frames ``(1, T, V, 3)`` float32."""
     if frames.dtype.kind not in "fiu":
@@ -112,3 +220,41 @@ def split_by(field: str, train: Collection[int]) -> SplitRule:
         return None if value is None else "train" if value in train else "test"
 
     return rule  # type: ignore[return-value]
+
+
+def asked_splits(text: str | None) -> dict[str, SplitRule]:
+    """The splits that ``prepare --split`` describes: ``subject:1,3`` is ``xsub``, ``camera:2`` is ``xview``, and
+    ``list:FILE`` has the file's stem for a name: the clips it lists train, the others test.
+
+    Raises
+    ------
+    ValueError
+        If the text is none of these.
+    OSError
+        If a list cannot be read.
+    """
+    splits: dict[str, SplitRule] = {}
+    for part in filter(None, (text or "").split(";")):
+        kind, _, value = part.partition(":")
+        if kind == "list" and value:
+            splits[Path(value).stem] = split_by_list(listed(Path(value)))
+            continue
+        try:
+            name = {"subject": "xsub", "camera": "xview"}[kind]
+            splits[name] = split_by(kind, {int(number) for number in value.split(",")})
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"split must be subject:NUMBERS, camera:NUMBERS or list:FILE, several with ; between; got {part!r}"
+            ) from None
+    return splits
+
+
+def split_by_list(train: Collection[str]) -> SplitRule:
+    """Clips that ``train`` names, with or without a file ending, train; the others test. A clip that was cut from a
+    recording, ``RECORDING#NUMBER``, goes where the recording goes."""
+    stems = {name.rpartition(".")[0] or name for name in train} | set(train)
+
+    def rule(clip: ClipInfo) -> Part:
+        return "train" if clip.name in stems or clip.name.partition("#")[0] in stems else "test"
+
+    return rule
