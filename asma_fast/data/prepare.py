@@ -14,12 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from asma_fast.data.clip import Clip
+from asma_fast.data.clip import Clip, SplitRule
 from asma_fast.data.errors import FormatError
 from asma_fast.data.missing import MissingRule, fill_missing
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.readers import DATASETS, reader
-from asma_fast.data.readers.base import DataSet, Job, Plan, Reader, asked_splits, some
+from asma_fast.data.readers.base import DataSet, Job, Plan, Reader, asked_splits, some, state_of
 from asma_fast.data.store import Store
 from asma_fast.data.store_writer import StoreWriter
 from asma_fast.data.synthetic import Synthetic
@@ -177,6 +177,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     (216, 216)
     """
     started = time.monotonic()
+    asked = asked_splits(config.split)
     dataset, plan = _plan(config)
     recipe = None if config.preprocessing is None else Preprocessing.named(config.preprocessing)
     skeleton = dataset.layout()
@@ -189,7 +190,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
         sided=dataset.sided,
         missing=missing,
         preprocessing=recipe,
-        origin="" if config.source is None else os.fspath(config.source.resolve()),
+        origin=_origin(config),
         overwrite=config.overwrite,
     )
     with writer:
@@ -202,7 +203,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
                 failures.append(failure)
             if progress is not None:
                 progress(resumed + done, len(plan.jobs))
-        store = _finish(writer, dataset, plan.jobs, config.split)
+        store = _finish(writer, dataset, plan.jobs, asked)
     return PrepareReport(
         dataset=config.dataset,
         out=None if store is None else config.out,
@@ -231,6 +232,14 @@ def _plan(config: PrepareConfig) -> tuple[DataSet, Plan]:
     chosen = reader(config.dataset)
     chosen.check_bodies(config.bodies)
     return chosen, chosen.plan(config)
+
+
+def _origin(config: PrepareConfig) -> str:
+    """All that decides what a source's clips are, besides what the store itself records."""
+    if config.source is None:
+        return ""
+    labels = None if config.labels is None else (os.fspath(config.labels.resolve()), state_of(config.labels))
+    return repr((os.fspath(config.source.resolve()), labels, config.layout, config.fps, config.cut, config.min_score))
 
 
 def _generated(synthetic: Synthetic, index: int) -> Sequence[Clip]:
@@ -308,14 +317,13 @@ def _write(writer: StoreWriter, job: Job, clips: Sequence[Clip]) -> Failure | No
     return None
 
 
-def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[Job], split: str | None) -> Store | None:
+def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[Job], asked: Mapping[str, SplitRule]) -> Store | None:
     if not writer.finished:
         writer.discard()
         return None
     classes, splits = dataset.protocol(writer.clips)
-    splits = {**splits, **asked_splits(split)}
     order = [job.source for job in jobs if job.source in writer.finished]
-    return writer.finish(classes=classes, splits=splits, order=order)
+    return writer.finish(classes=classes, splits={**splits, **asked}, order=order)
 
 
 def _sizes(store: Store, split: str) -> tuple[int, int]:
