@@ -66,20 +66,21 @@ def fill_missing(clip: Clip, skeleton: Skeleton, *, rule: MissingRule = "fill") 
     if rule not in get_args(MissingRule):
         raise ValueError(f"rule must be one of {', '.join(get_args(MissingRule))}; got {rule!r}")
     check_layout(clip, skeleton)
-    finite = np.isfinite(clip.frames).all()
+    finite = bool(np.isfinite(clip.frames).all())
     if rule == "keep" and not finite:
         raise ValueError(
             f"clip {clip.name!r}: frames must be finite where missing joints are kept, got a NaN or infinity; "
             "the rule 'fill' fills it in"
         )
-    if clip.missing is None and finite:
-        return clip
-    if rule == "keep":
-        present = clip.frames.any(axis=(2, 3))[..., np.newaxis]
-        lacking = np.count_nonzero(np.logical_and(clip.missing, present))
-        return replace(clip, missing=None, missing_joints=clip.missing_joints + lacking)
+    marked = clip.missing
+    if marked is None:
+        if finite:
+            return clip
+    elif rule == "keep":
+        lacking = np.count_nonzero(marked[clip.frames.any(axis=(2, 3))])
+        return replace(clip, missing=None, missing_joints=clip.missing_joints + int(lacking))
     frames, joints, bodies = native().fill_missing(
-        np.require(clip.frames, np.float32, "A"), clip.missing, dims=skeleton.dimensions, parents=_parents(skeleton)
+        np.require(clip.frames, np.float32, "A"), marked, dims=skeleton.dimensions, parents=_parents(skeleton)
     )
     return replace(
         clip,
