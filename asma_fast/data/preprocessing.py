@@ -52,8 +52,8 @@ class Preprocessing:
         and the middle of the hips (joints named "left hip" and "right hip"), median over the valid frames of body 0.
         ``"box"``: by half the longer side of the box. ``"image"``: by half the longer side of the image. One factor
         serves all axes and the whole clip, so that bodies keep their proportions; with the centre of the same name,
-        coordinates lie within ±1. (PYSKL's PreNormalize2D divides each axis by half its own side of the image instead.)
-        These definitions are ours. ``"none"``.
+        what lies in the box or the image comes to lie within ±1. (PYSKL's PreNormalize2D divides each axis by half its
+        own side of the image instead.) These definitions are ours. ``"none"``.
     rotate
         Turns about the skeleton's up axis until right − left shoulder points to +x (to +y where x is up). It never
         mirrors: in right-handed coordinates, a turned body faces −z where +y is up, and +z where −y is (MediaPipe).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from programs import program_output
 
 from asma_fast import Skeleton
-from asma_fast.data import Clip, FormatError, Preprocessing, Store
+from asma_fast.data import Clip, FormatError, PrepareConfig, Preprocessing, Store, prepare, read_clip
 from asma_fast.data.missing import fill_missing
 from asma_fast.data.prepare import Treatment
+from asma_fast.data.readers.nw_ucla import NwUcla
 from asma_fast.data.store_writer import StoreWriter
 
 #     5 - 0 - 1 - 2 - 3
@@ -325,6 +327,52 @@ def test_from_the_reader_to_the_store(tmp_path: Path) -> None:
         assert (stored.missing_joints, stored.dropped_bodies) == (5, 1)
         expected = filled.frames if applied is None else recipe(filled, SPACE).transpose(3, 1, 2, 0)
         np.testing.assert_array_equal(stored.frames, expected)
+
+
+@pytest.fixture
+def sensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six NW-UCLA files, read as if the sensor had lost a hand for two frames, all joints for one, and file 5 whole."""
+    rng = np.random.default_rng(9)
+    for number in range(6):
+        name = f"a01_s{number + 1:02}_e00_v{1 + number % 3:02}"
+        record = {"file_name": name, "label": 1, "skeletons": rng.normal(size=(8, 20, 3)).tolist()}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    read = NwUcla.read
+
+    def lossy(self: NwUcla, path: Path, bodies: str) -> Clip:
+        clip = read(self, path, bodies)
+        marks = np.zeros((1, 8, 20), bool)
+        marks[0, 2:4, 7], marks[0, 6] = True, True
+        marks |= clip.subject == 5
+        return replace(clip, missing=marks)
+
+    monkeypatch.setattr(NwUcla, "read", lossy)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [({}, "fill"), ({"missing": "keep"}, "keep"), ({"preprocessing": "aimclr"}, "keep"),
+     ({"preprocessing": "aimclr", "missing": "fill"}, "fill"), ({"preprocessing": "small"}, "fill")],
+)  # fmt: skip
+def test_prepare_fills_or_keeps_what_the_reader_marks(sensor: Path, asked: dict[str, str], rule: str) -> None:
+    report = prepare(PrepareConfig("nw-ucla", sensor / "out.safetensors", sensor, workers=2, **asked))  # type: ignore[arg-type]
+    lost = [failure.file for failure in report.failures]
+    assert lost == (["a01_s05_e00_v02.json"] if rule == "fill" else [])
+    store = Store.open(sensor / "out.safetensors")
+    assert store.missing == rule
+    skeleton = Skeleton.named("kinect-v1")
+    for index in range(len(store)):
+        clip = store[index]
+        whole = clip.subject == 5
+        expected = (2, 1) if rule == "fill" else (160 if whole else 22, 0)
+        assert (clip.missing_joints, clip.dropped_bodies) == expected
+        recorded = read_clip(sensor / f"{clip.name}.json", "nw-ucla")
+        settled = fill_missing(recorded, skeleton, rule=rule)  # type: ignore[arg-type]
+        if clip.preprocessing is None:
+            np.testing.assert_array_equal(clip.frames, settled.frames)
+        else:
+            np.testing.assert_array_equal(clip.preprocessing(clip, skeleton), clip.preprocessing(settled, skeleton))
 
 
 def test_a_clip_of_nothing_but_missing_joints_is_refused_by_prepare() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -377,6 +378,13 @@ def test_record_round_trip() -> None:
         assert Preprocessing.from_dict(recipe.to_dict()) == recipe
     with pytest.raises(ValueError, match="fields"):
         Preprocessing.from_dict({"frames": 3})
+
+
+def test_training_configs_offer_every_recipe() -> None:
+    from asma_fast.training.configs import DataConfig, InspectConfig
+
+    for config in (DataConfig, InspectConfig):
+        assert sorted(get_args(get_type_hints(config)["preprocessing"])) == list(Preprocessing.names())
 
 
 def test_bad_input_is_refused_in_a_sentence() -> None:
