@@ -53,7 +53,7 @@ class DataConfig:
 
     data: Path | None = option(None, "the store that `asma-fast prepare` wrote")
     split: str | None = option(None, "protocol of the store, such as xsub; its only one where it has one")
-    preprocessing: Literal["default", "aimclr", "small"] = option(
+    preprocessing: Literal["default", "aimclr", "small", "pose"] = option(
         "default", "named recipe from recorded frames to clips; a store prepared with one keeps its own"
     )
     frames: int = option(0, "frames of a clip after resizing; 0 keeps the recipe's")
@@ -252,7 +252,9 @@ class InspectConfig(MaskConfig):
     path: Path | None = option(None, "a raw file (with --dataset), or a prepared store", positional=True)
     dataset: str | None = option(None, "data set of a raw file: ntu, nw-ucla, utd-mhad")
     index: int = option(0, "place of the clip in a store")
-    preprocessing: Literal["default", "aimclr", "small"] = option("small", "recipe from recorded frames to the clip")
+    preprocessing: Literal["default", "aimclr", "small", "pose"] = option(
+        "small", "recipe from recorded frames to the clip"
+    )
     frames: int = option(0, "frames of the clip after resizing; 0 keeps the recipe's")
     encoders: tuple[str, ...] = option(("hl", "lh"), "maskings to show, named as for pretrain")
     seed: int = option(0, "of the masks")
