@@ -17,13 +17,15 @@ def text_lines(path: Path) -> list[bytes]:
     Raises
     ------
     FormatError
-        If the file is compressed, or has no line that is not blank.
+        If the file is compressed or in UTF-16, or has no line that is not blank.
     OSError
         If it cannot be read.
     """
     content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
         raise FormatError(path, "plain text", "gzip data: decompress the file first")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise FormatError(path, "text in UTF-8", "UTF-16")
     lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
