@@ -44,7 +44,7 @@ class PkuMmd(Reader):
     this data set. Else a clip is a whole sequence, with its frames' classes where labels are given. Names do not tell
     the subject.
 
-    Split ``xview`` trains on the middle and right views (the paper's, section 4.1). The official lists of either
+    Split ``xview`` trains on the middle and right views (the paper's cross-view protocol). The official lists of either
     protocol are given as ``split="list:FILE"``; what they do not name for training is tested on.
     """
 
