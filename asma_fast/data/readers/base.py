@@ -98,6 +98,10 @@ class Reader(DataSet, ABC):
         """Whether the file's name is one of the data set's."""
         return self.pattern.fullmatch(path.name) is not None
 
+    def clip_name(self, path: Path) -> str:
+        """The name of the clip or the recording in a file, unique in the data set."""
+        return path.stem
+
     def plan(self, config: PrepareConfig) -> Plan:
         """What there is to read under ``config.source``: here, the files of a folder whose names match.
 
@@ -115,7 +119,7 @@ class Reader(DataSet, ABC):
             source = path.relative_to(folder).as_posix()
             if not self.matches(path):
                 ignored.append(source)
-            elif path.name in exclude or path.stem in exclude:
+            elif exclude.intersection((path.name, path.stem, self.clip_name(path))):
                 excluded.append(source)
             else:
                 jobs.append(Job(source, state_of(path), partial(self.clips, path, config.bodies)))
@@ -171,10 +175,32 @@ def folder_of(config: PrepareConfig) -> Path:
 
 
 def listed(names: Path | None) -> frozenset[str]:
-    """The names in a text file, one a line."""
+    """The names in a text file: one a line, several with commas between, or both.
+
+    Official lists have heads: of a list with lines like ``Training videos:`` and ``Validataion videos:``, only the
+    names behind a head of training are taken. A line with commas counts as a name of its own, too.
+
+    Raises
+    ------
+    ValueError
+        If the list has heads but none of training, or is no text in UTF-8.
+    OSError
+        If it cannot be read.
+    """
     if names is None:
         return frozenset()
-    return frozenset(line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    found: set[str] = set()
+    heads: list[str] = []
+    for line in names.read_text(encoding="utf-8-sig").splitlines():
+        head = re.match(r"\s*((?:train|valid|test)\w*(?: \w+)*) *:", line, re.IGNORECASE)
+        if head is not None:
+            heads.append(head[1])
+            line = line[head.end() :]
+        if not heads or heads[-1].lower().startswith("train"):
+            found |= {line.strip(), *(name.strip() for name in line.split(","))}
+    if heads and not any(head.lower().startswith("train") for head in heads):
+        raise ValueError(f"{names}: expected a head like 'Training videos:', found {some(heads)}")
+    return frozenset(found - {""})
 
 
 def files_under(folder: Path) -> Iterator[Path]:
