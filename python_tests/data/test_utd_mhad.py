@@ -55,7 +55,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"d_skel": FRAMES[:19]}, r"\(frames, 20, 3\), found shape \(6, 19, 3\)"),
         ({"d_skel": FRAMES[..., 0]}, r"\(20, 3, frames\), found shape \(20, 3\)"),
         ({"d_skel": "text"}, "'d_skel' of shape"),
-        ({"d_skel": np.full((20, 3, 2), np.nan)}, "finite coordinates"),
+        ({"d_skel": np.full((20, 3, 2), 1e300)}, "float32 can hold"),
         ({"d_skel": FRAMES + 1j}, "expected numbers, found complex128"),
     ],
 )
@@ -78,7 +78,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     for content in contents:
         path.write_bytes(content)
         try:
-            assert np.isfinite(data.read_clip(path, "utd-mhad").frames).all()
+            assert data.read_clip(path, "utd-mhad").frames.shape[2:] == (20, 3)
         except data.FormatError as error:
             refused.append(error)
     assert all(error.file == str(path) for error in refused)

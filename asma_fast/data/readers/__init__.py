@@ -51,16 +51,19 @@ def read_clip(path: str | Path, dataset: str, *, bodies: str = "file-order") -> 
     path
         The file.
     dataset
-        Whose format it has: ``"ntu"``, ``"nw-ucla"`` or ``"utd-mhad"``.
+        Whose format it has: ``"ntu"``, ``"nw-ucla"``, ``"utd-mhad"``, ``"pku-mmd"``, ``"sbu"``, ``"irds"``,
+        ``"precog"``, or a pose estimator's, ``"openpose"``, ``"coco"``, ``"mediapipe"``.
     bodies
         Which bodies are taken where a frame holds more than the data set's number. ``"file-order"``: the first of each
-        frame, without tracking.
+        frame, without tracking. NTU has ``"denoised"`` and ``"energy"`` besides: see :mod:`asma_fast.data.bodies`.
 
     Returns
     -------
     Clip
-        ``frames (M, T, V, C)`` float32 as recorded, M = 2 for ``"ntu"``, else 1; an absent body is all zeros. Label,
-        subject and camera are None where neither the file nor its name tells them.
+        ``frames (M, T, V, C)`` float32 as recorded, M being the set's number of bodies (NTU, PKU-MMD and SBU 2, the
+        other sets 1); an absent body is all zeros, and joints that the sensor did not see are marked in ``missing``
+        (:func:`fill_missing` fills them in). Label, subject and camera are None where neither the file nor its name
+        tells them.
 
     Raises
     ------

@@ -224,17 +224,20 @@ def some(names: Sequence[str]) -> str:
 
 
 def one_body(path: Path, frames: NDArray[np.generic], joints: int) -> NDArray[np.float32]:
-    """Numbers of one body ``(T, V, 3)`` as checked frames ``(1, T, V, 3)`` float32."""
+    """Numbers of one body ``(T, V, 3)`` as checked frames ``(1, T, V, 3)`` float32; what is not finite stays so, as a
+    missing joint."""
     if frames.dtype.kind not in "fiu":
         raise FormatError(path, "numbers", f"{frames.dtype.name} values")
     if frames.ndim != 3 or frames.shape[0] < 1 or frames.shape[1:] != (joints, 3):
         raise FormatError(path, f"coordinates of shape (frames, {joints}, 3)", f"shape {frames.shape}")
     with np.errstate(over="ignore"):
         rounded = frames.astype(np.float32)
-    finite = np.isfinite(rounded)
-    if not finite.all():
-        place = tuple(map(int, np.argwhere(~finite)[0]))
-        raise FormatError(path, "finite coordinates", f"{frames[place]} in frame {place[0]}, joint {place[1]}")
+    beyond = np.isfinite(frames) & ~np.isfinite(rounded)
+    if beyond.any():
+        place = tuple(map(int, np.argwhere(beyond)[0]))
+        raise FormatError(
+            path, "coordinates that float32 can hold", f"{frames[place]} in frame {place[0]}, joint {place[1]}"
+        )
     return np.ascontiguousarray(rounded)[None]
 
 
