@@ -111,6 +111,8 @@ class Store:
         recordings have no such labels.
     bodies
         M of every clip.
+    checksums
+        CRC-32 of each clip's frames.
     fingerprint
         A digest of the whole content: equal for equal stores.
 
@@ -152,7 +154,7 @@ class Store:
         self.frame_labels: NDArray[np.int64] | None = tensors.get("frame_labels")
         self.bodies = int(tensors["frames"].shape[1])
         self._offsets = tensors["offsets"].tolist()
-        self._checksums = tensors["checksums"].tolist()
+        self.checksums: tuple[int, ...] = tuple(tensors["checksums"].tolist())
         self._frames: NDArray[np.float32] = tensors["frames"]
         self._parts = tensors["splits"]
         self._verified = bytearray(len(self.names))
@@ -199,7 +201,7 @@ class Store:
         index = index if 0 <= index < len(self._verified) else range(len(self))[index]
         frames = self._frames[self._offsets[index] : self._offsets[index + 1]]
         if not self._verified[index]:
-            if checksum(frames) != self._checksums[index]:
+            if checksum(frames) != self.checksums[index]:
                 raise StoreError(f"{self.path}: the frames of clip {self.names[index]!r} were altered after writing")
             self._verified[index] = 1
         return frames
