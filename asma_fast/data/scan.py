@@ -22,14 +22,18 @@ Counts = NDArray[np.int64]
 
 @dataclass(eq=False)
 class Scan:
-    """What the frames of N clips of V joints show.
+    """What the frames of N clips of V joints and K classes show.
 
     Attributes
     ----------
-    path, steps
-        ``(N,)``: the way that joints of present bodies went, and over how many steps of a joint.
-    joint_path, joint_steps
-        The same, ``(N, V)``.
+    per_second
+        Whether the rate of every clip is known, so that speeds are a second's; else a frame's.
+    class_speed, class_steps
+        ``(K + 1,)``: the speeds of joints of present bodies, added up over joints and frames of each class (the last:
+        of none), and how many they are. A frame's class is its own where the recordings have such labels, else the
+        clip's.
+    joint_speed, joint_steps
+        ``(V,)``: the same for each joint.
     bodies
         ``(N,)``: bodies seen in the course of the clip.
     moving
@@ -45,9 +49,10 @@ class Scan:
         layout, or no frame of the clip, tells.
     """
 
-    path: Floats
-    steps: Counts
-    joint_path: Floats
+    per_second: bool
+    class_speed: Floats
+    class_steps: Counts
+    joint_speed: Floats
     joint_steps: Counts
     bodies: Counts
     moving: NDArray[np.bool_]
@@ -68,11 +73,13 @@ def scan(store: Store, clips: Sequence[int]) -> Scan:
         If frames were altered after writing.
     """
     count, joints, dimensions = len(store), len(store.skeleton), store.skeleton.dimensions
+    classes = len(store.classes) + 1
     found = Scan(
-        path=np.zeros(count),
-        steps=np.zeros(count, np.int64),
-        joint_path=np.zeros((count, joints)),
-        joint_steps=np.zeros((count, joints), np.int64),
+        per_second=not np.isnan(store.fps).any(),
+        class_speed=np.zeros(classes),
+        class_steps=np.zeros(classes, np.int64),
+        joint_speed=np.zeros(joints),
+        joint_steps=np.zeros(joints, np.int64),
         bodies=np.zeros(count, np.int64),
         moving=np.zeros(count, np.bool_),
         reach=np.zeros(count),
@@ -128,11 +135,16 @@ def _look(store: Store, block: Sequence[int], limbs: _Limbs | None, found: Scan)
     both = np.zeros_like(present)
     both[1:] = present[1:] & present[:-1]
     both[begins] = False
-    joints = frames.shape[2]
-    found.joint_path[block] = np.add.reduceat((step * both[..., None]).sum(1), begins)
-    found.joint_steps[block] = np.add.reduceat(both.sum(1), begins)[:, None]
-    found.path[block] = found.joint_path[block].sum(1)
-    found.steps[block] = found.joint_steps[block, 0] * joints
+    speed = (step * both[..., None]).sum(1)
+    if found.per_second:
+        speed *= np.repeat(store.fps[block], store.lengths[block])[:, None]
+    steps = both.sum(1)
+    found.joint_speed += speed.sum(0)
+    found.joint_steps += steps.sum()
+    classes, joints = len(found.class_speed), frames.shape[2]
+    labels = _frame_classes(store, block) % classes
+    found.class_speed += np.bincount(labels, speed.sum(1), classes)
+    found.class_steps += joints * np.bincount(labels, steps, classes).astype(np.int64)
     if limbs is not None:
         ahead = np.zeros(present.shape)
         ahead[present] = ahead_of(seen, limbs)
@@ -140,6 +152,13 @@ def _look(store: Store, block: Sequence[int], limbs: _Limbs | None, found: Scan)
         with np.errstate(invalid="ignore"):
             found.ahead[block] = np.add.reduceat(ahead.sum(1), begins) / np.where(known, known, np.nan)
             found.ahead_share[block] = np.add.reduceat((ahead > 0).sum(1), begins) / np.where(known, known, np.nan)
+
+
+def _frame_classes(store: Store, block: Sequence[int]) -> Counts:
+    """``(F,)``: the class of each frame of the block's clips, −1 for none."""
+    if store.frame_labels is None:
+        return np.repeat(store.labels[block], store.lengths[block])
+    return np.concatenate([labels for clip in block if (labels := store[clip].frame_labels) is not None])
 
 
 def _reach(bodies: NDArray[np.float32]) -> Floats:
@@ -185,9 +204,9 @@ def _limbs(skeleton: Skeleton) -> _Limbs | None:
 
     if skeleton.dimensions != 3 or len(pairs(("shoulder", "hip"))) != 2:
         return None
-    feet = pairs(("ankle", "foot"), ("heel", "foot index"))
+    feet = pairs(("ankle", "foot"), ("ankle", "toe"), ("ankle", "big toe"), ("heel", "foot index"))
     left, right = pairs(("shoulder", "hip"))
-    ahead = feet or pairs(("shoulder", "hand"))
+    ahead = feet or pairs(("shoulder", "hand")) or pairs(("shoulder", "wrist"))
     return _Limbs(left, right, ahead, bool(feet)) if ahead else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -209,20 +210,20 @@ class Store:
     def __getitem__(self, index: int) -> Clip:
         index = range(len(self))[index]
         rows = slice(self._offsets[index], self._offsets[index + 1])
-        width = int(self.image_sizes[index, 0])
+        width = self.image_sizes.item(index, 0)
         return Clip(
             self.frames(index).transpose(1, 0, 2, 3),
             self.skeleton.name,
-            label=_known(self.labels[index]),
-            subject=_known(self.subjects[index]),
-            camera=_known(self.cameras[index]),
+            label=_known(self.labels.item(index)),
+            subject=_known(self.subjects.item(index)),
+            camera=_known(self.cameras.item(index)),
             name=self.names[index],
-            fps=None if np.isnan(self.fps[index]) else float(self.fps[index]),
+            fps=None if math.isnan(fps := self.fps.item(index)) else fps,
             preprocessing=self.preprocessing,
-            missing_joints=int(self.missing_joints[index]),
-            dropped_bodies=int(self.dropped_bodies[index]),
+            missing_joints=self.missing_joints.item(index),
+            dropped_bodies=self.dropped_bodies.item(index),
             frame_labels=None if self.frame_labels is None else self.frame_labels[rows],
-            image_size=(width, int(self.image_sizes[index, 1])) if width else None,
+            image_size=(width, self.image_sizes.item(index, 1)) if width else None,
         )
 
     def __iter__(self) -> Iterator[Clip]:
@@ -254,8 +255,8 @@ def checksum(frames: NDArray[np.float32]) -> int:
     return zlib.crc32(np.ascontiguousarray(frames).view(np.uint8).data)
 
 
-def _known(number: np.int64) -> int | None:
-    return None if number == UNKNOWN else int(number)
+def _known(number: int) -> int | None:
+    return None if number == UNKNOWN else number
 
 
 # File names need not be UTF-8: Python stands lone surrogates for their other bytes, and they come back as they were.

@@ -37,7 +37,8 @@ class Summary:
     splits
         Name → clips that train, that test, and that do neither.
     classes
-        Name → clips; the key ``"(unlabelled)"`` where labels are unknown.
+        Name → clips of that class, or with frames of it where frames have labels of their own; the key
+        ``"(unlabelled)"`` for clips of none.
     class_splits
         Split → class → clips that train and that test.
     subjects, cameras
@@ -156,17 +157,12 @@ def summarise(store: Store) -> Summary:
         If frames were altered after writing.
     """
     seen = scan(store, range(len(store)))
-    labels = store.labels
-    names = {UNKNOWN: "(unlabelled)", **dict(enumerate(store.classes))}
-    present = [*range(len(store.classes)), *([UNKNOWN] if (labels == UNKNOWN).any() else [])]
+    occurs = _occurs(store)
+    names = [*store.classes, *(["(unlabelled)"] if occurs[:, -1].any() else [])]
     parts = {name: store.split(name) for name in store.splits}
-    per_second = not np.isnan(store.fps).any()
-    rate = store.fps if per_second else np.ones(len(store))
     units = "units" if store.skeleton.units == "unknown" else store.skeleton.units
-    class_speeds = {
-        names[label]: _ratio((seen.path * rate)[labels == label], seen.steps[labels == label]) for label in present
-    }
-    joint_speeds = _divided((seen.joint_path * rate[:, None]).sum(0), seen.joint_steps.sum(0))
+    class_speeds = (seen.class_speed / np.maximum(seen.class_steps, 1)).tolist()
+    joint_speeds = (seen.joint_speed / np.maximum(seen.joint_steps, 1)).tolist()
     return Summary(
         dataset=store.dataset,
         skeleton=store.skeleton.name,
@@ -175,13 +171,10 @@ def summarise(store: Store) -> Summary:
         splits={
             name: (len(train), len(test), len(store) - len(train) - len(test)) for name, (train, test) in parts.items()
         },
-        classes={names[label]: int((labels == label).sum()) for label in present},
+        classes=dict(zip(names, occurs.sum(0).tolist(), strict=False)),
         class_splits={
-            name: {
-                names[label]: (int((labels[train] == label).sum()), int((labels[test] == label).sum()))
-                for label in present
-            }
-            for name, (train, test) in parts.items()
+            split: dict(zip(names, zip(*(occurs[part].sum(0).tolist() for part in of), strict=True), strict=False))
+            for split, of in parts.items()
         },
         subjects=_counted(store.subjects),
         cameras=_counted(store.cameras),
@@ -190,9 +183,9 @@ def summarise(store: Store) -> Summary:
         bodies=_counted(seen.bodies),
         missing_joints=int(store.missing_joints.sum()),
         dropped_bodies=int(store.dropped_bodies.sum()),
-        speed_unit=f"{units}/{'s' if per_second else 'frame'}",
-        class_speeds=class_speeds,
-        joint_speeds=dict(zip(store.skeleton.joints, joint_speeds.tolist(), strict=True)),
+        speed_unit=f"{units}/{'s' if seen.per_second else 'frame'}",
+        class_speeds=dict(zip(names, class_speeds, strict=False)),
+        joint_speeds=dict(zip(store.skeleton.joints, joint_speeds, strict=True)),
         low=tuple(seen.low.tolist()),
         high=tuple(seen.high.tolist()),
         body_size=seen.size,
@@ -203,13 +196,15 @@ def _counted(numbers: NDArray[np.int64]) -> dict[int, int]:
     return {int(key): int(count) for key, count in zip(*np.unique(numbers, return_counts=True), strict=True)}
 
 
-def _ratio(amounts: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    return float(_divided(amounts.sum(keepdims=True), counts.sum(keepdims=True))[0])
-
-
-def _divided(amounts: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    quotients: NDArray[np.float64] = amounts / np.maximum(counts, 1)
-    return quotients
+def _occurs(store: Store) -> NDArray[np.bool_]:
+    """``(N, K + 1)``: whether a clip is, or has frames, of each class; the last column: of none."""
+    clips, classes = len(store), len(store.classes)
+    occurs = np.zeros((clips, classes + 1), np.bool_)
+    occurs[np.arange(clips), store.labels] = True
+    if store.frame_labels is not None:
+        occurs[np.repeat(np.arange(clips), store.lengths), store.frame_labels] = True
+    occurs[:, -1] = ~occurs[:, :-1].any(axis=1)
+    return occurs
 
 
 def check(store: Store) -> tuple[Finding, ...]:
@@ -242,8 +237,7 @@ def _findings(store: Store) -> Iterator[Finding]:
     damaged = tuple(clip for clip in range(len(store)) if _is_damaged(store, clip))
     yield from _told(store, "damaged", "frames were altered after writing", damaged)
     yield from _split_findings(store)
-    if store.frame_labels is None:
-        yield from _told(store, "unlabelled", "no label", np.flatnonzero(store.labels == UNKNOWN))
+    yield from _told(store, "unlabelled", "no label", np.flatnonzero(_occurs(store)[:, -1]))
     yield from _told(store, "one frame", "one frame only", np.flatnonzero(store.lengths == 1))
     whole = [clip for clip in range(len(store)) if clip not in set(damaged)]
     if whole:
@@ -275,7 +269,8 @@ def _of(count: int, noun: str) -> str:
 
 
 def _split_findings(store: Store) -> Iterator[Finding]:
-    empty = [name for label, name in enumerate(store.classes) if not (store.labels == label).any()]
+    occurs = _occurs(store)[:, :-1]
+    empty = [name for name, clips in zip(store.classes, occurs.sum(0), strict=True) if not clips]
     if empty:
         yield Finding("class without clips", f"{_of(len(empty), 'class')} of {len(store.classes)} ({some(empty)})")
     for split in store.splits:
@@ -285,9 +280,9 @@ def _split_findings(store: Store) -> Iterator[Finding]:
                 yield Finding("empty part", f"split {split} has no {part} clips")
         if not all(map(len, parts.values())):
             continue
-        has = {part: set(store.labels[clips].tolist()) - {UNKNOWN} for part, clips in parts.items()}
+        has = {part: occurs[clips].any(axis=0) for part, clips in parts.items()}
         for part, other in (("training", "test"), ("test", "training")):
-            lacking = [store.classes[label] for label in sorted(has[other] - has[part])]
+            lacking = [store.classes[label] for label in np.flatnonzero(has[other] & ~has[part])]
             if lacking:
                 text = f"split {split} has no {part} clips of {_of(len(lacking), 'class')} ({some(lacking)})"
                 yield Finding("class without clips", text)

@@ -88,6 +88,25 @@ def test_speeds_are_per_frame_where_a_rate_is_unknown(tmp_path: Path, people: li
     assert any(map(math.isnan, unknown.fps))
 
 
+def test_continuous_recordings_are_counted_by_their_frames(tmp_path: Path) -> None:
+    """Two recordings of both classes, the second class twice as fast; nothing about them is unlabelled."""
+    layout = Skeleton(edges=[(0, 1)], name="two")
+    labels = np.repeat([0, -1, 1], 10)
+    place = np.cumsum(np.where(labels == 1, 0.2, 0.1))[:, None, None]
+    frames = (np.array([[0.0, 0, 1], [0, 1, 1]]) + place * [1, 0, 0]).astype(np.float32)[None]
+    clips = [Clip(frames + offset, "two", name=f"r{offset}", fps=30.0, frame_labels=labels) for offset in range(2)]
+    with StoreWriter(tmp_path / "s", dataset="mine", skeleton=layout) as writer:
+        for clip in clips:
+            writer.add(clip)
+        splits: dict[str, SplitRule] = {"first": lambda clip: "train" if clip.name == "r0" else "test"}
+        store = writer.finish(classes=("slow", "fast"), splits=splits)
+    told = summarise(store)
+    assert told.classes == {"slow": 2, "fast": 2}
+    assert told.class_splits == {"first": {"slow": (1, 1), "fast": (1, 1)}}
+    assert told.class_speeds == pytest.approx({"slow": 3.0, "fast": 6.0}, rel=1e-5)
+    assert check(store) == ()
+
+
 def test_blocks_do_not_matter(tmp_path: Path, people: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
     store = written(tmp_path, people)
     whole = scanning.scan(store, range(len(store)))
