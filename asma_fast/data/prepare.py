@@ -294,8 +294,14 @@ def _run(jobs: Sequence[Job], treatment: Treatment, workers: int) -> Iterator[tu
                 if len(waiting) > count:
                     first, outcomes = waiting.popleft()
                     yield from zip(first, outcomes.result(), strict=True)
-            for first, outcomes in waiting:
+            while waiting:
+                first, outcomes = waiting.popleft()
                 yield from zip(first, outcomes.result(), strict=True)
+        except ChildProcessError as error:
+            reading = some([job.source for job in first])
+            raise ChildProcessError(
+                f"{error}; it was reading {reading}; the next run goes on from what is done"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -130,3 +130,4 @@ def test_a_killed_worker_leaves_work_to_go_on_from(tmp_path: Path) -> None:
     done = run_program(program, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "a worker process was ended by SIGKILL" in done.stdout
+    assert "it was reading" in done.stdout
