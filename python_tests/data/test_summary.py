@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -114,6 +115,22 @@ def test_blocks_do_not_matter(tmp_path: Path, people: list[Clip], monkeypatch: p
     parts = scanning.scan(store, range(len(store)))
     for name, value in vars(whole).items():
         np.testing.assert_allclose(getattr(parts, name), value, rtol=1e-12, err_msg=name)
+
+
+def test_memory_does_not_grow_with_the_clips(
+    tmp_path: Path, people: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "_BLOCK", 500)
+    peaks = []
+    for repeats in (1, 6):
+        clips = [replace(clip, name=f"{clip.name} {turn}") for turn in range(repeats) for clip in people]
+        store = written(tmp_path, clips)
+        tracemalloc.start()
+        summarise(store)
+        check(store)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_nothing_is_found_where_all_is_well(tmp_path: Path, people: list[Clip]) -> None:
