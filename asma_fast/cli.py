@@ -146,9 +146,9 @@ def _inspect(config: Any) -> int:
         from asma_fast.data import Store
         from asma_fast.data.summary import check, summarise
 
-        if not config.path.exists():
+        if not config.file.exists():
             raise ValueError(f"{config.path}: no such store; `asma-fast prepare` writes one")
-        store = Store.open(config.path)
+        store = Store.open(config.file)
         if config.check:
             findings = check(store)
             print(*(findings or ("nothing looks wrong",)), sep="\n")

@@ -268,8 +268,6 @@ class InspectConfig(MaskConfig):
         _within(self, 0, 2**62, "seed")
         if self.index is not None:
             _within(self, 0, float("inf"), "index")
-        if self.path is None:
-            raise ValueError("name a store, or a raw file and its --dataset")
         if self.check and not self.of_store:
             raise ValueError("check is of a whole store: without --index and --dataset")
         if self.out is not None and self.out.suffix.lower() not in (".png", ".html"):
@@ -283,6 +281,13 @@ class InspectConfig(MaskConfig):
     def of_store(self) -> bool:
         """Whether a store as a whole is looked at, not one clip."""
         return self.index is None and self.dataset is None
+
+    @property
+    def file(self) -> Path:
+        """``path``; ValueError where there is none."""
+        if self.path is None:
+            raise ValueError("name a store, or a raw file and its --dataset")
+        return self.path
 
 
 _SMALL: dict[str, Any] = {

@@ -46,7 +46,7 @@ def inspect(config: InspectConfig) -> Path:
 
 
 def _sheet(config: InspectConfig) -> Path:
-    store = open_store(config.path)
+    store = open_store(config.file)
     places = sheet_places(store.labels)
     clips = {}
     for place in places:
@@ -80,9 +80,9 @@ def _written(out: Path, figure: Figure, template: str, *, title: str, **values: 
 
 def _clip_of(config: InspectConfig) -> tuple[Clip, Skeleton]:
     if config.dataset is not None:
-        clip = read_clip(config.path or "", config.dataset)
+        clip = read_clip(config.file, config.dataset)
         return clip, Skeleton.named(clip.skeleton)
-    store = open_store(config.path)
+    store = open_store(config.file)
     index = config.index or 0
     if index >= len(store):
         raise ValueError(f"index must be below {len(store)}, the clips of {config.path}; got {index}")
