@@ -23,6 +23,7 @@ from asma_fast.data.readers.base import DataSet, Job, Plan, Reader, asked_splits
 from asma_fast.data.store import Store
 from asma_fast.data.store_writer import StoreWriter
 from asma_fast.data.synthetic import Synthetic
+from asma_fast.data.workers import Workers
 from asma_fast.skeleton import Skeleton
 
 
@@ -77,7 +78,7 @@ class PrepareConfig:
         default=None,
         metadata={"help": f"store clips preprocessed ({', '.join(Preprocessing.names())}); by default as recorded"},
     )
-    workers: int = field(default=0, metadata={"help": "threads that read files; 0 for one a CPU"})
+    workers: int = field(default=0, metadata={"help": "processes that read files; 0 for one a CPU"})
     overwrite: bool = field(default=False, metadata={"help": "replace an existing store"})
     clips_per_class: int = field(default=36, metadata={"help": "synthetic: clips of each action"})
     subjects: int = field(default=10, metadata={"help": "synthetic: number of subjects"})
@@ -168,7 +169,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     ValueError
         If the configuration makes no sense, or the source holds no file of the data set.
     FileExistsError, StoreError, OSError
-        As :class:`StoreWriter` raises them.
+        As :class:`StoreWriter` raises them; ChildProcessError if a process that reads files was killed.
 
     Examples
     --------
@@ -283,21 +284,39 @@ def _missing_rule(config: PrepareConfig, dataset: DataSet) -> MissingRule:
 Outcome = Sequence[Clip] | Failure
 
 
+_CHUNK = 4
+_WORTH_PROCESSES = 64
+
+
 def _run(jobs: Sequence[Job], treatment: Treatment, workers: int) -> Iterator[tuple[Job, Outcome]]:
-    """Runs the jobs on threads, in order, with a bounded number of clips waiting to be written."""
-    threads = workers or os.cpu_count() or 1
-    waiting: deque[tuple[Job, Future[Outcome]]] = deque()
-    with ThreadPoolExecutor(threads, "asma-prepare") as pool:
+    """Runs the jobs in processes, or a few of them on threads, in order, with a bounded number of clips waiting to be
+    written."""
+    count = workers or os.cpu_count() or 1
+    chunks = [jobs[begin : begin + _CHUNK] for begin in range(0, len(jobs), _CHUNK)]
+    apart = count > 1 and len(jobs) >= _WORTH_PROCESSES
+    waiting: deque[tuple[Sequence[Job], Future[list[Outcome]]]] = deque()
+    with Workers() as processes, ThreadPoolExecutor(count, "asma-prepare") as pool:
         try:
-            for job in jobs:
-                waiting.append((job, pool.submit(_do, job, treatment)))
-                if len(waiting) >= 4 * threads:
-                    first, outcome = waiting.popleft()
-                    yield first, outcome.result()
-            for first, outcome in waiting:
-                yield first, outcome.result()
+            for chunk in chunks:
+                work = partial(processes.call, _do_all) if apart else _do_all
+                waiting.append((chunk, pool.submit(work, chunk, treatment)))
+                if len(waiting) > count:
+                    first, outcomes = waiting.popleft()
+                    yield from zip(first, outcomes.result(), strict=True)
+            while waiting:
+                first, outcomes = waiting.popleft()
+                yield from zip(first, outcomes.result(), strict=True)
+        except ChildProcessError as error:
+            reading = some([job.source for job in first])
+            raise ChildProcessError(
+                f"{error}; it was reading {reading}; the next run goes on from what is done"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _do_all(jobs: Sequence[Job], treatment: Treatment) -> list[Outcome]:
+    return [_do(job, treatment) for job in jobs]
 
 
 def _do(job: Job, treatment: Treatment) -> Outcome:

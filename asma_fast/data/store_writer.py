@@ -8,10 +8,12 @@ import json
 import math
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,16 @@ from asma_fast._files import sync_folder
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import StoreError
 from asma_fast.data.preprocessing import Preprocessing
-from asma_fast.data.store import METADATA_KEY, PARTS, UNKNOWN, Store, StoreRecord, checksum, fingerprint_of
+from asma_fast.data.store import (
+    METADATA_KEY,
+    PARTS,
+    UNKNOWN,
+    Store,
+    StoreRecord,
+    checksum,
+    fingerprint_of,
+    name_tensors,
+)
 from asma_fast.data.tensor_file import header
 from asma_fast.data.work_in_progress import ASSEMBLED, WorkInProgress
 from asma_fast.skeleton import Skeleton
@@ -54,6 +65,10 @@ class _Batch:
     token: str
     shape: tuple[int, int, int]
     clips: tuple[_Written, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        # dataclasses.asdict copies deeply, at a third of the whole cost of adding a clip.
+        return {**vars(self), "clips": [{**vars(clip), "info": vars(clip.info)} for clip in self.clips]}
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> _Batch:
@@ -112,9 +127,10 @@ class StoreWriter:
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        self._about = StoreRecord(dataset, skeleton, (), (), (), body_rule, missing, sided, preprocessing)
+        self._about = StoreRecord(dataset, skeleton, (), (), body_rule, missing, sided, preprocessing)
         self._batches: dict[str, _Batch] = {}
         self._names: dict[str, str] = {}
+        self._finished: Mapping[str, str] | None = None
         if self.path.exists() and not overwrite:
             self._tidy()
             raise FileExistsError(errno.EEXIST, "the store exists and overwrite was not asked for", str(self.path))
@@ -131,7 +147,9 @@ class StoreWriter:
     @property
     def finished(self) -> Mapping[str, str]:
         """Sources that are written, and their tokens."""
-        return {source: batch.token for source, batch in self._batches.items()}
+        if self._finished is None:
+            self._finished = MappingProxyType({source: batch.token for source, batch in self._batches.items()})
+        return self._finished
 
     @property
     def clips(self) -> Sequence[ClipInfo]:
@@ -160,15 +178,19 @@ class StoreWriter:
         source = clips[0].name if source is None else source
         if source in self._batches:
             raise ValueError(f"source {source!r} is in the store already")
-        names = [clip.name for clip in clips]
-        for name in names:
-            if not name or names.count(name) > 1 or name in self._names:
+        counts = Counter(clip.name for clip in clips)
+        for name, count in counts.items():
+            if not name or count > 1 or name in self._names:
                 found = f"{name!r} again, first from {self._names[name]!r}" if name in self._names else repr(name)
                 raise ValueError(f"clip names must be distinct and not empty, got {found}")
         shapes = {(clip.frames.shape[0], *clip.frames.shape[2:]) for clip in clips}
-        shapes |= {batch.shape for batch in list(self._batches.values())[:1]}
+        shapes |= {batch.shape for batch in islice(self._batches.values(), 1)}
         if len(shapes) > 1:
             raise ValueError(f"all clips must have the same (M, V, C), got {sorted(shapes)}")
+        labelled = {clip.frame_labels is not None for clip in clips}
+        labelled |= {batch.clips[0].frame_labels is not None for batch in islice(self._batches.values(), 1)}
+        if len(labelled) > 1:
+            raise ValueError("all clips must have frame_labels, or none")
         for clip in clips:
             self._check(clip)
         with self._telling_about_the_disk():
@@ -178,7 +200,7 @@ class StoreWriter:
                 begin = self._work.append_frames(dense.tobytes())
                 written.append(_described(clip, begin, checksum(dense)))
             batch = _Batch(source, token, shapes.pop(), tuple(written))
-            self._work.append_line(asdict(batch))
+            self._work.append_line(batch.to_json())
         self._remember(batch)
 
     def forget(self, source: str) -> None:
@@ -221,8 +243,7 @@ class StoreWriter:
                 if not -1 <= label < len(classes):
                     raise ValueError(f"clip {clip.info.name!r} has label {label}, classes {len(classes)}")
         tensors = _small_tensors(clips, splits or {})
-        names = tuple(clip.info.name for clip in clips)
-        record = replace(self._about, classes=tuple(classes), names=names, splits=tuple(splits or {}))
+        record = replace(self._about, classes=tuple(classes), splits=tuple(splits or {}))
         with self._telling_about_the_disk():
             self._assemble(record, tensors, clips, batches[0].shape)
             self._work.discard()
@@ -261,9 +282,6 @@ class StoreWriter:
             raise ValueError(f"clip {clip.name!r}: frames must be finite")
         if clip.missing is not None:
             raise ValueError(f"clip {clip.name!r}: missing joints are stored after fill_missing only")
-        labelled = {written.frame_labels is not None for batch in self._batches.values() for written in batch.clips[:1]}
-        if labelled - {clip.frame_labels is not None}:
-            raise ValueError(f"clip {clip.name!r}: all clips must have frame_labels, or none")
         if clip.fps is not None and not 0 < clip.fps < math.inf:
             raise ValueError(f"clip {clip.name!r}: fps must be None or positive, got {clip.fps}")
         if clip.image_size is not None and min(clip.image_size) < 1:
@@ -290,9 +308,11 @@ class StoreWriter:
 
     def _remember(self, batch: _Batch) -> None:
         self._batches[batch.source] = batch
+        self._finished = None
         self._names.update({clip.info.name: batch.source for clip in batch.clips})
 
     def _unremember(self, source: str) -> None:
+        self._finished = None
         for clip in self._batches.pop(source).clips:
             del self._names[clip.info.name]
 
@@ -304,9 +324,10 @@ class StoreWriter:
         shape: tuple[int, int, int],
     ) -> None:
         total = sum(clip.frames for clip in clips)
-        described = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items() if name != "splits"}
+        described = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
         described["frames"] = (np.dtype("<f4"), (total, *shape))
-        described["splits"] = (tensors["splits"].dtype, tensors["splits"].shape)
+        # Wide elements first: so every tensor lies aligned in the file.
+        described = dict(sorted(described.items(), key=lambda entry: -entry[1][0].itemsize))
         about = {**record.to_json(), "fingerprint": fingerprint_of(record, tensors), "asma_fast": asma_fast.__version__}
         whole = self._work.folder / "whole"
         try:
@@ -360,11 +381,12 @@ def _described(clip: Clip, begin: int, crc: int) -> _Written:
     labels = None if clip.frame_labels is None else clip.frame_labels.tolist()
     fps = None if clip.fps is None else float(clip.fps)
     size = None if clip.image_size is None else (int(clip.image_size[0]), int(clip.image_size[1]))
-    return _Written(clip.info, begin, clip.length, crc, fps, clip.missing_joints, clip.dropped_bodies, size, labels)
+    lacking, dropped = int(clip.missing_joints), int(clip.dropped_bodies)
+    return _Written(clip.info, begin, clip.length, crc, fps, lacking, dropped, size, labels)
 
 
 def _small_tensors(clips: Sequence[_Written], splits: Mapping[str, SplitRule]) -> dict[str, NDArray[Any]]:
-    """Everything but the frames. 8-byte tensors come first: so all of them, and the frames, lie aligned in the file."""
+    """Everything but the frames."""
     codes = np.full((len(splits), len(clips)), UNKNOWN, np.int8)
     for row, rule in enumerate(splits.values()):
         for column, clip in enumerate(clips):
@@ -384,5 +406,4 @@ def _small_tensors(clips: Sequence[_Written], splits: Mapping[str, SplitRule]) -
     tensors["image_sizes"] = np.array([clip.image_size or (0, 0) for clip in clips], np.int64)
     if clips[0].frame_labels is not None:
         tensors["frame_labels"] = np.array([label for clip in clips for label in clip.frame_labels or ()], np.int64)
-    tensors["splits"] = codes
-    return tensors
+    return {**tensors, "splits": codes, **name_tensors([clip.info.name for clip in clips])}
