@@ -196,12 +196,10 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     )
     with writer:
         resumed = _drop_stale(writer, plan.jobs)
-        failures: list[Failure] = []
+        failures = [Failure(*lost) for lost in writer.lost]
         rest = [job for job in plan.jobs if job.source not in writer.finished]
         for done, (job, outcome) in enumerate(_run(rest, Treatment(missing, recipe, skeleton), config.workers), 1):
-            failure = outcome if isinstance(outcome, Failure) else _write(writer, job, outcome)
-            if failure is not None:
-                failures.append(failure)
+            failures += _write(writer, job, outcome)
             if progress is not None:
                 progress(resumed + done, len(plan.jobs))
         store = _finish(writer, dataset, plan.jobs, asked)
@@ -281,7 +279,12 @@ def _missing_rule(config: PrepareConfig, dataset: DataSet) -> MissingRule:
     return "keep" if ready_made or config.preprocessing == "aimclr" or config.bodies == "denoised" else "fill"
 
 
-Outcome = Sequence[Clip] | Failure
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: clips, and what was lost; of a file that cannot be read at all, only the latter."""
+
+    clips: tuple[Clip, ...]
+    failures: tuple[Failure, ...]
 
 
 _CHUNK = 4
@@ -320,20 +323,32 @@ def _do_all(jobs: Sequence[Job], treatment: Treatment) -> list[Outcome]:
 
 
 def _do(job: Job, treatment: Treatment) -> Outcome:
+    clips, failures = [], []
     try:
-        return [treatment(clip, job.source) for clip in job.clips()]
-    except FormatError as error:
-        return Failure(job.source, str(error))
+        for clip in job.clips():
+            try:
+                clips.append(treatment(clip, job.source))
+            except ValueError as error:
+                failures.append(_failure(job, error, clip.name))
     except (ValueError, OSError) as error:
-        return Failure(job.source, f"{job.source}: {error}")
+        return Outcome((), (_failure(job, error),))
+    return Outcome(tuple(clips), tuple(failures))
 
 
-def _write(writer: StoreWriter, job: Job, clips: Sequence[Clip]) -> Failure | None:
+def _failure(job: Job, error: Exception, clip: str = "") -> Failure:
+    place = f"{job.source}, clip {clip}" if clip and clip not in job.source else job.source
+    return Failure(place, f"{place}: {error}" if clip or not isinstance(error, FormatError) else str(error))
+
+
+def _write(writer: StoreWriter, job: Job, outcome: Outcome) -> Sequence[Failure]:
+    if not outcome.clips:
+        return outcome.failures or (_failure(job, ValueError("expected a clip, found none")),)
+    lost = [(failure.file, failure.reason) for failure in outcome.failures]
     try:
-        writer.add(*clips, source=job.source, token=job.token)
+        writer.add(*outcome.clips, source=job.source, token=job.token, lost=lost)
     except ValueError as error:
-        return Failure(job.source, f"{job.source}: {error}")
-    return None
+        return (*outcome.failures, _failure(job, error))
+    return outcome.failures
 
 
 def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[Job], asked: Mapping[str, SplitRule]) -> Store | None:

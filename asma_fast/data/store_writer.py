@@ -65,6 +65,7 @@ class _Batch:
     token: str
     shape: tuple[int, int, int]
     clips: tuple[_Written, ...]
+    lost: tuple[tuple[str, str], ...]
 
     def to_json(self) -> dict[str, Any]:
         # dataclasses.asdict copies deeply, at a third of the whole cost of adding a clip.
@@ -74,7 +75,8 @@ class _Batch:
     def from_json(record: dict[str, Any]) -> _Batch:
         clips = tuple(_Written(**{**clip, "info": ClipInfo(**clip["info"])}) for clip in record["clips"])
         bodies, joints, channels = record["shape"]
-        return _Batch(record["source"], record["token"], (bodies, joints, channels), clips)
+        lost = tuple((name, reason) for name, reason in record["lost"])
+        return _Batch(record["source"], record["token"], (bodies, joints, channels), clips, lost)
 
 
 class StoreWriter:
@@ -156,7 +158,14 @@ class StoreWriter:
         """The clips that are written, in the order of adding."""
         return [clip.info for batch in self._batches.values() for clip in batch.clips]
 
-    def add(self, *clips: Clip, source: str | None = None, token: str = "") -> None:
+    @property
+    def lost(self) -> Sequence[tuple[str, str]]:
+        """What the written sources held besides and could not be taken, as told to :meth:`add`."""
+        return [lost for batch in self._batches.values() for lost in batch.lost]
+
+    def add(
+        self, *clips: Clip, source: str | None = None, token: str = "", lost: Sequence[tuple[str, str]] = ()
+    ) -> None:
         """Writes the clips of one source, together or not at all.
 
         Parameters
@@ -167,6 +176,8 @@ class StoreWriter:
             Where they come from; a name under which :attr:`finished` lists them. By default the first clip's name.
         token
             The state of the source, so that a later run can tell whether it has changed.
+        lost
+            ``(name, reason)`` of each clip of the source that could not be taken, for a resumed run to report again.
 
         Raises
         ------
@@ -199,7 +210,7 @@ class StoreWriter:
                 dense = np.ascontiguousarray(clip.frames.transpose(1, 0, 2, 3))
                 begin = self._work.append_frames(dense.tobytes())
                 written.append(_described(clip, begin, checksum(dense)))
-            batch = _Batch(source, token, shapes.pop(), tuple(written))
+            batch = _Batch(source, token, shapes.pop(), tuple(written), tuple(lost))
             self._work.append_line(batch.to_json())
         self._remember(batch)
 
