@@ -1,9 +1,11 @@
 // What the text readers share: tokens of one line after another, numbers, and an error that says where and why.
 #pragma once
 
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -25,10 +27,11 @@ struct TextFormatError : std::runtime_error {
 };
 
 // Reads text line by line, a line token by token. Lines end in \n or \r\n, tokens are separated by blanks and tabs, and
-// a UTF-8 byte-order mark at the start is passed over. Numbers are read independently of the locale.
+// a UTF-8 byte-order mark at the start is passed over. Numbers are read independently of the locale. Plain decimals,
+// which are nearly all of a recording, are taken eight digits at a time; the library's own parser reads the rest.
 class TextCursor {
 public:
-    explicit TextCursor(std::string_view text) : rest_(text) {
+    explicit TextCursor(std::string_view text) : rest_(text), text_end_(text.data() + text.size()) {
         if (rest_.substr(0, 3) == "\xEF\xBB\xBF") rest_.remove_prefix(3);
     }
 
@@ -46,29 +49,40 @@ public:
     // An integer in [low, high].
     std::int64_t integer(const char* expected, std::int64_t low, std::int64_t high) {
         const std::string_view token = next_token(expected);
-        std::int64_t value = 0;
-        const auto [end, status] = std::from_chars(token.data(), token.data() + token.size(), value);
-        if (status != std::errc() || end != token.data() + token.size() || value < low || value > high)
-            fail(expected, quoted(token));
+        const auto value = whole<std::int64_t>(token, expected);
+        if (value < low || value > high) fail(expected, quoted(token));
         return value;
     }
+
+    // A whole number from 0 to 2^64 - 1.
+    std::uint64_t identifier(const char* expected) { return whole<std::uint64_t>(next_token(expected), expected); }
 
     // Any number, infinities and NaN included.
     double number(const char* expected) {
-        std::string_view token = next_token(expected);
-        const std::string_view whole = token;
-        if (token.front() == '+') token.remove_prefix(1);
-        double value = 0;
-        const auto [end, status] = std::from_chars(token.data(), token.data() + token.size(), value);
-        if (status != std::errc() || end != token.data() + token.size()) fail(expected, quoted(whole));
-        return value;
+        skip_blanks();
+        Decimal decimal;
+        if (plain_decimal(decimal) && decimal.parse(*this)) {
+            pass(decimal);
+            return decimal.value;
+        }
+        return any_number(expected);
     }
 
-    // A finite number that float32 can hold.
+    // Passes over any number: its form is checked, its value never worked out where it is a plain decimal.
+    void skip_number(const char* expected) {
+        skip_blanks();
+        Decimal decimal;
+        if (plain_decimal(decimal))
+            pass(decimal);
+        else
+            any_number(expected);
+    }
+
+    // A number that float32 can hold: NaN and infinities as they stand, but nothing finite that would overflow.
     float coordinate(const char* expected) {
         const std::string_view before = tokens_;
         const double value = number(expected);
-        if (!(std::fabs(value) <= std::numeric_limits<float>::max())) {
+        if (std::fabs(value) > std::numeric_limits<float>::max() && !std::isinf(value)) {
             tokens_ = before;
             fail(expected, quoted(next_token(expected)));
         }
@@ -93,16 +107,111 @@ public:
     }
 
 private:
+    // [sign] digits [. digits], with a digit at least, up to a blank or the end of the line.
+    struct Decimal {
+        const char *whole, *fraction, *end;
+        std::int64_t whole_digits, fraction_digits;
+        bool negative;
+        double value;
+
+        // One rounding only: a mantissa of at most 2^53 and a power of ten up to 10^22 are doubles, and so is their
+        // correctly rounded quotient (Clinger, PLDI 1990). False for longer numbers.
+        bool parse(const TextCursor& text) {
+            static constexpr std::uint64_t powers[] = {1,       10,        100,        1'000,      10'000,
+                                                       100'000, 1'000'000, 10'000'000, 100'000'000};
+            if (whole_digits > 8 || fraction_digits > 8) return false;
+            const std::uint64_t power = powers[fraction_digits];
+            const std::uint64_t mantissa =
+                text.up_to_eight(whole, whole_digits) * power + text.up_to_eight(fraction, fraction_digits);
+            if (mantissa > std::uint64_t{1} << 53) return false;
+            value = static_cast<double>(mantissa) / static_cast<double>(power);
+            if (negative) value = -value;
+            return true;
+        }
+    };
+
+    static bool blank(char letter) { return letter == ' ' || letter == '\t' || letter == '\r'; }
+
+    bool plain_decimal(Decimal& decimal) const {
+        const char *at = tokens_.data(), *const end = at + tokens_.size();
+        if (at == end) return false;
+        decimal.negative = *at == '-';
+        if (*at == '-' || *at == '+') ++at;
+        decimal.whole = at;
+        decimal.whole_digits = digits_at(at);
+        decimal.fraction = at += decimal.whole_digits;
+        decimal.fraction_digits = 0;
+        if (at != end && *at == '.') {
+            decimal.fraction = ++at;
+            decimal.fraction_digits = digits_at(at);
+            at += decimal.fraction_digits;
+        }
+        decimal.end = at;
+        return (at == end || blank(*at)) && decimal.whole_digits + decimal.fraction_digits > 0;
+    }
+
+    void pass(const Decimal& decimal) { tokens_.remove_prefix(static_cast<std::size_t>(decimal.end - tokens_.data())); }
+
+    // The next eight bytes, the first lowest; zeros behind the end of the text.
+    std::uint64_t eight_bytes(const char* at) const {
+        std::uint64_t bytes = 0;
+        if (text_end_ - at >= 8) [[likely]]
+            std::memcpy(&bytes, at, 8);
+        else
+            std::memcpy(&bytes, at, static_cast<std::size_t>(text_end_ - at));
+        if constexpr (std::endian::native == std::endian::big) bytes = __builtin_bswap64(bytes);
+        return bytes;
+    }
+
+    // How many digits stand there. A line's end is no digit, so this never runs past the line.
+    std::int64_t digits_at(const char* at) const {
+        constexpr std::uint64_t ones = 0x0101010101010101;
+        for (std::int64_t count = 0;; count += 8) {
+            const std::uint64_t digits = eight_bytes(at + count) ^ (ones * '0');
+            const std::uint64_t others = (((digits & (ones * 0x7F)) + ones * (0x80 - 10)) | digits) & (ones * 0x80);
+            if (others) return count + std::countr_zero(others) / 8;
+        }
+    }
+
+    // The value of at most eight digits: pairs, then fours, then all.
+    std::uint64_t up_to_eight(const char* at, std::int64_t count) const {
+        if (count == 0) return 0;
+        std::uint64_t digits = (eight_bytes(at) ^ 0x3030303030303030) << (64 - 8 * count);
+        digits = (digits * 10 + (digits >> 8)) & 0x00FF00FF00FF00FF;
+        digits = (digits * 100 + (digits >> 16)) & 0x0000FFFF0000FFFF;
+        return (digits * 10'000 + (digits >> 32)) & 0x00000000FFFFFFFF;
+    }
+
+    double any_number(const char* expected) {
+        std::string_view token = next_token(expected);
+        const std::string_view shown = token;
+        if (token.front() == '+') token.remove_prefix(1);
+        double value = 0;
+        const auto [end, status] = std::from_chars(token.data(), token.data() + token.size(), value);
+        if (status != std::errc() || end != token.data() + token.size()) fail(expected, quoted(shown));
+        return value;
+    }
+
+    template <class Integer> Integer whole(std::string_view token, const char* expected) const {
+        Integer value = 0;
+        const auto [end, status] = std::from_chars(token.data(), token.data() + token.size(), value);
+        if (status != std::errc() || end != token.data() + token.size()) fail(expected, quoted(token));
+        return value;
+    }
+
     void skip_blanks() {
-        const std::size_t start = tokens_.find_first_not_of(" \t\r");
-        tokens_.remove_prefix(start == std::string_view::npos ? tokens_.size() : start);
+        std::size_t start = 0;
+        while (start < tokens_.size() && blank(tokens_[start])) ++start;
+        tokens_.remove_prefix(start);
     }
 
     std::string_view next_token(const char* expected) {
         skip_blanks();
         if (tokens_.empty()) fail(expected, "the end of the line");
-        const std::string_view token = tokens_.substr(0, tokens_.find_first_of(" \t\r"));
-        tokens_.remove_prefix(token.size());
+        std::size_t size = 1;
+        while (size < tokens_.size() && !blank(tokens_[size])) ++size;
+        const std::string_view token = tokens_.substr(0, size);
+        tokens_.remove_prefix(size);
         return token;
     }
 
@@ -115,6 +224,7 @@ private:
     }
 
     std::string_view rest_, tokens_;
+    const char* text_end_;
     std::int64_t line_ = 0;
 };
 
