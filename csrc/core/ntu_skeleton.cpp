@@ -10,8 +10,9 @@ constexpr int other_fields = 8;  // of a joint, between x y z and its state: dep
 
 void read_joint(TextCursor& text, float* joint, std::uint8_t& state) {
     text.next_line("a joint's 12 numbers");
-    for (std::int64_t c = 0; c < NtuRecording::channels; ++c) joint[c] = text.coordinate("a joint coordinate within float32");
-    for (int field = 0; field < other_fields; ++field) text.skip_number("one of a joint's 12 numbers");
+    for (std::int64_t c = 0; c < NtuRecording::channels; ++c)
+        joint[c] = text.coordinate("a joint coordinate within float32");
+    text.skip_numbers(other_fields, "one of a joint's 12 numbers");
     state =
         static_cast<std::uint8_t>(text.integer("the last of a joint's 12 numbers, its tracking state 0 to 2", 0, 2));
     text.end_of_line("12 numbers a joint");
@@ -22,7 +23,7 @@ void read_body(TextCursor& text, NtuRecording& recording) {
     constexpr auto channels = static_cast<std::size_t>(NtuRecording::channels);
     text.next_line("a body's 10 numbers");
     recording.ids.push_back(text.identifier("the first of a body's 10 numbers, its id"));
-    for (int field = 0; field < body_fields; ++field) text.skip_number("one of a body's 10 numbers");
+    text.skip_numbers(body_fields, "one of a body's 10 numbers");
     text.end_of_line("10 numbers a body");
     text.next_line("a joint count of 25");
     text.integer("a joint count of 25", NtuRecording::joints, NtuRecording::joints);
