@@ -259,7 +259,7 @@ private:
     double any_number(const char* expected) {
         std::string_view token = next_token(expected);
         const std::string_view shown = token;
-        if (token.front() == '+') token.remove_prefix(1);
+        if (token.front() == '+' && token.substr(1, 1) != "-") token.remove_prefix(1);
         double value = 0;
         const auto [end, status] = std::from_chars(token.data(), token.data() + token.size(), value);
         if (status != std::errc() || end != token.data() + token.size()) fail(expected, quoted(shown));
