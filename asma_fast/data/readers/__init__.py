@@ -54,7 +54,7 @@ def read_clip(path: str | Path, dataset: str, *, bodies: str = "file-order") -> 
         Whose format it has: ``"ntu"``, ``"nw-ucla"`` or ``"utd-mhad"``.
     bodies
         Which bodies are taken where a frame holds more than the data set's number. ``"file-order"``: the first of each
-        frame, without tracking.
+        frame, without tracking. For NTU also ``"denoised"`` and ``"energy"``, see :mod:`asma_fast.data.bodies`.
 
     Returns
     -------
