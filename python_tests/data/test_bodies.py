@@ -243,6 +243,15 @@ def test_a_body_too_often_wide_goes() -> None:
         assert frames[1].any() == kept
 
 
+@pytest.mark.parametrize(("width", "kept"), [(0.79, True), (0.81, False)])
+def test_too_wide_is_wider_than_eight_tenths_of_the_height(width: float, kept: bool) -> None:
+    rng = np.random.default_rng(16)
+    box = UPRIGHT * (width * np.ptp(UPRIGHT[:, 1]) / np.ptp(UPRIGHT[:, 0]), 1, 1)
+    scene = scene_of(20, (5, range(20), body(rng, 20, sway=1)), (7, range(20), [(box, TRACKED)] * 20))
+    frames, _ = choose_bodies(recorded(scene), "denoised")
+    assert frames[1].any() == kept
+
+
 def test_of_two_wide_bodies_the_later_stays() -> None:
     rng = np.random.default_rng(4)
     first, second = body(rng, 20, wide=1), body(rng, 20, wide=1)
@@ -281,6 +290,16 @@ def test_a_third_body_at_the_same_time_goes() -> None:
     bodies = [body(rng, 20, sway=sway) for sway in (0.5, 2, 1)]
     scene = scene_of(20, *((i, range(20), shown) for i, shown in enumerate(bodies)))
     check(scene, "denoised", zip(bodies[1], bodies[2], strict=True))
+
+
+def test_nobody_takes_the_second_part_before_its_first_body() -> None:
+    rng = np.random.default_rng(17)
+    whole, late, early = (body(rng, frames, sway=sway) for frames, sway in ((60, 3), (30, 1), (25, 0.1)))
+    scene = scene_of(60, (1, range(60), whole), (2, range(30, 60), late), (3, range(25), early))
+    check(scene, "denoised", zip(whole, [None] * 30 + late, strict=True))
+    earlier = scene_of(60, (1, range(60), whole), (2, range(25), body(rng, 25, sway=1)), (3, range(30, 60), late))
+    frames, _ = choose_bodies(recorded(earlier), "denoised")
+    np.testing.assert_array_equal(frames[1, 30:], np.array([pose for pose, _ in late], np.float32))
 
 
 def test_frames_that_a_body_was_away_are_closed_up() -> None:
@@ -356,6 +375,16 @@ def test_energy_counts_frames_with_a_body_only() -> None:
     np.testing.assert_array_equal(frames[0], np.array([pose for pose, _ in steady], np.float32))
 
 
+def test_energy_passes_over_bodies_of_zeros() -> None:
+    rng = np.random.default_rng(18)
+    steady = body(rng, 20, sway=0.5)
+    hidden = [
+        (pose + 20 if t == 4 else np.zeros((25, 3)), TRACKED) for t, (pose, _) in enumerate(body(rng, 20, sway=0))
+    ]
+    scene = scene_of(20, (1, range(20), hidden), (2, range(20), steady))
+    check(scene, "energy", zip(steady, hidden, strict=True))
+
+
 @pytest.mark.parametrize("rule", sorted(BODY_RULES))
 def test_coordinates_that_are_not_finite_are_kept_and_decide_nothing(rule: str) -> None:
     rng = np.random.default_rng(14)
@@ -369,6 +398,14 @@ def test_coordinates_that_are_not_finite_are_kept_and_decide_nothing(rule: str) 
     finite = np.isfinite(frames)
     assert (~finite).sum() == 3 + 75
     np.testing.assert_array_equal(frames[finite], expected[finite])
+
+
+def test_frames_that_are_not_finite_count_as_too_wide() -> None:
+    rng = np.random.default_rng(19)
+    main, broken = body(rng, 20, sway=1), body(rng, 20)
+    for pose, _ in broken[:14]:
+        pose[3, 2] = np.nan
+    check(scene_of(20, (1, range(20), main), (2, range(20), broken)), "denoised", [(pose, None) for pose in main])
 
 
 @pytest.mark.parametrize("rule", sorted(BODY_RULES))
