@@ -10,9 +10,8 @@ constexpr int other_fields = 8;  // of a joint, between x y z and its state: dep
 
 void read_joint(TextCursor& text, float* joint, std::uint8_t& state) {
     text.next_line("a joint's 12 numbers");
-    for (std::int64_t c = 0; c < NtuRecording::channels; ++c)
-        joint[c] = text.coordinate("a joint coordinate within float32");
-    text.skip_numbers(other_fields, "one of a joint's 12 numbers");
+    text.coordinates_and_more(joint, NtuRecording::channels, "a joint coordinate within float32", other_fields,
+                              "one of a joint's 12 numbers");
     state =
         static_cast<std::uint8_t>(text.integer("the last of a joint's 12 numbers, its tracking state 0 to 2", 0, 2));
     text.end_of_line("12 numbers a joint");

@@ -73,9 +73,16 @@ public:
         return value;
     }
 
-    // Passes over so many numbers: their form is checked, the value of a plain decimal never worked out.
+    // The coordinates at the start of a line, then passes over some more numbers: the form of those is checked, the
+    // value of a plain decimal never worked out.
+    void coordinates_and_more(float* coordinates, int count, const char* expected, int more,
+                              const char* expected_more) {
+        if (decimals_at_once(coordinates, count, more)) return;
+        for (int i = 0; i < count; ++i) coordinates[i] = coordinate(expected);
+        skip_numbers(more, expected_more);
+    }
+
     void skip_numbers(int count, const char* expected) {
-        if (skip_decimals_at_once(count)) return;
         const char *at = tokens_.data(), *const line_end = at + tokens_.size();
         for (; count > 0; --count) {
             while (at != line_end && blank(*at)) ++at;
@@ -191,14 +198,14 @@ private:
         static std::uint64_t bits(__m128i mask) { return static_cast<std::uint32_t>(_mm_movemask_epi8(mask)); }
     };
 
-    // Where all that is left of the line is [-] digits [. digits], once or more, with blanks between: passes over the
-    // first `count`. Else does nothing. One token after another, as above, waits for where the last one ended; here no
-    // letter waits for another, which is two to three times as fast.
-    bool skip_decimals_at_once(int count) {
+    // Where all that is left of the line is [-] digits [. digits], again and again with blanks between, and at most one
+    // more than asked for: takes the first `count` and passes over `more`. Else does nothing. One token after another,
+    // as above, waits for where the last one ended; here no letter waits for another, which is more than twice as fast.
+    bool decimals_at_once(float* coordinates, int count, int more) {
         const char* const at = tokens_.data();
         const std::size_t size = tokens_.size() - (!tokens_.empty() && tokens_.back() == '\r');
         if (size >= 128 || text_end_ - at < 128) return false;
-        std::uint64_t wrong = 0, starts[2];
+        std::uint64_t wrong = 0, starts[2], all_points[2], all_blanks[2];
         std::uint64_t digit_before = 0, point_before = 0, blank_before = 1, carry = 0;  // into the second half
         for (std::size_t half = 0; half < 2; ++half) {
             Letters letters(at + 64 * half);
@@ -217,19 +224,35 @@ private:
             std::uint64_t over = __builtin_add_overflow(digits, behind_points, &ends);
             over |= static_cast<std::uint64_t>(__builtin_add_overflow(ends, carry, &ends));
             wrong |= ends & ~digits & points;
-            starts[half] = ~blanks & behind_blanks;
+            starts[half] = ~blanks & behind_blanks, all_points[half] = points, all_blanks[half] = blanks;
             digit_before = digits >> 63, point_before = points >> 63, blank_before = blanks >> 63, carry = over;
         }
         const int first_half = std::popcount(starts[0]), all = first_half + std::popcount(starts[1]);
-        if (wrong || all < count) return false;
-        const std::size_t half = count >= first_half;
-        std::uint64_t left = starts[half];
-        for (int passed = half ? first_half : 0; passed < count; ++passed) left &= left - 1;
-        tokens_.remove_prefix(left ? 64 * half + static_cast<std::size_t>(std::countr_zero(left)) : size);
+        const int passed = count + more;
+        if (wrong || first_half <= count || (all != passed && all != passed + 1)) return false;
+        for (int i = 0; i < count; ++i, starts[0] &= starts[0] - 1) {
+            const std::uint64_t onward = ~(starts[0] & (~starts[0] + 1)) + 1;
+            const int end = std::countr_zero(all_blanks[0] & onward);
+            const std::uint64_t point = all_points[0] & onward & ((std::uint64_t{1} << end) - 1);
+            const int whole_end = point ? std::countr_zero(point) : end;
+            Decimal decimal;
+            decimal.whole = at + std::countr_zero(starts[0]);
+            decimal.negative = *decimal.whole == '-';
+            decimal.whole += decimal.negative;
+            decimal.whole_digits = at + whole_end - decimal.whole;
+            decimal.fraction = at + whole_end + (point != 0);
+            decimal.end = at + end;
+            decimal.fraction_digits = decimal.end - decimal.fraction;
+            double value;
+            if (!decimal_value(decimal, value)) return false;
+            coordinates[i] = static_cast<float>(value);
+        }
+        const int last = starts[1] ? 127 - std::countl_zero(starts[1]) : 63 - std::countl_zero(starts[0]);
+        tokens_.remove_prefix(all == passed ? size : static_cast<std::size_t>(last));
         return true;
     }
 #else
-    bool skip_decimals_at_once(int) { return false; }
+    bool decimals_at_once(float*, int, int) { return false; }
 #endif
 
     // The highest bit of each of the next eight bytes that is no digit.
