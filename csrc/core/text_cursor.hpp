@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -102,11 +101,12 @@ public:
     float coordinate(const char* expected) {
         const std::string_view before = tokens_;
         const double value = number(expected);
-        if (std::fabs(value) > std::numeric_limits<float>::max() && !std::isinf(value)) {
+        const auto rounded = static_cast<float>(value);
+        if (std::isinf(rounded) && !std::isinf(value)) {
             tokens_ = before;
             fail(expected, quoted(next_token(expected)));
         }
-        return static_cast<float>(value);
+        return rounded;
     }
 
     void end_of_line(const char* expected) {

@@ -123,6 +123,11 @@ def test_coordinates_that_are_not_finite_are_kept(write, word: str) -> None:  # 
     np.testing.assert_array_equal(np.abs(frames[0, 0, 2, 1]), np.abs(np.float32(word)))
 
 
+def test_the_largest_float32_as_it_is_written_in_short(write) -> None:  # type: ignore[no-untyped-def]
+    frames = data.read_clip(write(changed(7, f"0 -3.4028235E+38 0 {TAIL}")), "ntu").frames
+    assert frames[0, 0, 2, 1] == np.finfo(np.float32).min
+
+
 def test_every_body_is_read_with_its_id_and_states() -> None:
     lines = document([6, 0, 1]).splitlines()
     bodies = [i for i, line in enumerate(lines) if line.startswith("7205")]
@@ -235,6 +240,7 @@ def test_prepare_by_every_body_rule(write, tmp_path: Path, rule: str) -> None:  
         (changed(4, "24"), 4, "joint count of 25", "'24'"),
         (changed(7, "0 0 x " + TAIL), 7, "coordinate", "'x'"),
         (changed(7, "0 0 1e39 " + TAIL), 7, "within float32", "'1e39'"),
+        (changed(7, "0 0 -3.4028236e38 " + TAIL), 7, "within float32", "'-3.4028236e38'"),
         (changed(7, "0 0 nano " + TAIL), 7, "coordinate", "'nano'"),
         (changed(7, "0 0 +-1 " + TAIL), 7, "coordinate", "'+-1'"),
         (changed(7, "0 0 1e999 " + TAIL), 7, "coordinate", "'1e999'"),
