@@ -107,19 +107,27 @@ Frames preprocess_clip(const Frames& frames, int dims, const std::string& length
     throw py::error_already_set();
 }
 
-// text → (F, M, V, C) float32.
-Frames read_ntu(const py::bytes& text, const std::string& file) {
+template <class T> py::array_t<T> array_of(const std::vector<T>& values, std::vector<py::ssize_t> shape) {
+    py::array_t<T> out(std::move(shape));
+    if (!values.empty()) std::memcpy(out.mutable_data(), values.data(), values.size() * sizeof(T));
+    return out;
+}
+
+// text → counts (T) int32, ids (B) uint64, coordinates (B, V, C) float32, states (B, V) uint8.
+py::tuple read_ntu(const py::bytes& text, const std::string& file) {
     const auto content = static_cast<std::string_view>(text);
-    NtuClip clip;
+    NtuRecording read;
     try {
         py::gil_scoped_release unlocked;
-        clip = read_ntu_skeleton(content);
+        read = read_ntu_skeleton(content);
     } catch (const TextFormatError& error) {
         raise_format_error(file, error);
     }
-    Frames out({clip.frames, NtuClip::bodies, NtuClip::joints, NtuClip::channels});
-    std::memcpy(out.mutable_data(), clip.coordinates.data(), clip.coordinates.size() * sizeof(float));
-    return out;
+    const auto frames = static_cast<py::ssize_t>(read.counts.size()),
+               bodies = static_cast<py::ssize_t>(read.ids.size());
+    return py::make_tuple(array_of(read.counts, {frames}), array_of(read.ids, {bodies}),
+                          array_of(read.coordinates, {bodies, NtuRecording::joints, NtuRecording::channels}),
+                          array_of(read.states, {bodies, NtuRecording::joints}));
 }
 
 }  // namespace

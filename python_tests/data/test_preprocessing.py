@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from programs import program_output
 
 from asma_fast import Skeleton
-from asma_fast.data import Clip, Preprocessing
+from asma_fast.data import Clip, Preprocessing, read_clip
 
 NTU = Skeleton.named("ntu-rgb+d")
 COCO = Skeleton.named("coco")
@@ -76,9 +76,10 @@ def test_aimclr_arrays_on_genuine_files(recordings: Path) -> None:
     assert len(files) == 7
     for path in files:
         raw = plain_ntu(path)
-        prepared = Preprocessing.named("aimclr")(raw.astype(np.float32), NTU)
-        assert prepared.shape == (3, 50, 25, 2)
-        np.testing.assert_allclose(channels_last(prepared), aimclr(raw), atol=1e-5, rtol=0)
+        for clip in (raw.astype(np.float32), read_clip(path, "ntu", bodies="file-order")):
+            prepared = Preprocessing.named("aimclr")(clip, NTU)
+            assert prepared.shape == (3, 50, 25, 2)
+            np.testing.assert_allclose(channels_last(prepared), aimclr(raw), atol=1e-5, rtol=0)
 
 
 def test_aimclr_counts_frames_and_cuts_to_the_first_that_many() -> None:

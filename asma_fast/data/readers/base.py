@@ -287,3 +287,11 @@ def split_by_list(train: Collection[str]) -> SplitRule:
         return "train" if clip.name in stems or clip.name.partition("#")[0] in stems else "test"
 
     return rule
+
+
+def plain_bytes(path: Path) -> bytes:
+    """What is in a text file; one that was compressed by gzip is refused."""
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        raise FormatError(path, "plain text", "a file compressed by gzip; unpack it first")
+    return content
