@@ -140,7 +140,7 @@ def refuse_gzip(path: Path, content: bytes) -> None:
 
 def suggestion(word: str, known: Collection[str]) -> str:
     """A question after the nearest known word, if one is near."""
-    near = get_close_matches(word, list(known), 1)
+    near = get_close_matches(word.lower(), list(known), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 

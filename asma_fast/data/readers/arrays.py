@@ -22,7 +22,16 @@ from asma_fast.data.clip import Clip
 from asma_fast.data.errors import FormatError
 from asma_fast.data.labels_csv import refuse_gzip, rows_of, suggestion
 from asma_fast.data.preprocessing import MAX_FRAMES
-from asma_fast.data.readers.clip_files import ClipFiles, Recording, load_json, low_scores, printable, rounded, short
+from asma_fast.data.readers.clip_files import (
+    ClipFiles,
+    Recording,
+    load_json,
+    low_scores,
+    printable,
+    reason,
+    rounded,
+    short,
+)
 from asma_fast.data.readers.number_rows import number_in, numbers_of
 from asma_fast.skeleton import Skeleton
 
@@ -160,7 +169,7 @@ def _npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.
     except (FormatError, OSError):
         raise
     except Exception as error:  # NumPy lets its parser's own errors through, and those of tokenize and ast
-        raise FormatError(path, "an array as NumPy saves it", short(str(error))) from None
+        raise FormatError(path, "an array as NumPy saves it", reason(error)) from None
     if dtype.kind not in "fiu":
         raise FormatError(path, "an array of numbers", f"one of {dtype}")
     return shape, fortran, dtype
@@ -181,7 +190,7 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
     except (FormatError, FileNotFoundError, PermissionError):
         raise
     except (ValueError, OSError, RuntimeError, EOFError, struct.error, zlib.error, zipfile.BadZipFile) as error:
-        raise FormatError(path, "a .npz archive as NumPy saves it", short(str(error))) from None
+        raise FormatError(path, "a .npz archive as NumPy saves it", reason(error)) from None
 
 
 def _entry(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
@@ -280,7 +289,7 @@ def read_layout(path: Path) -> Skeleton:
     try:
         skeleton = Skeleton(**{field: _tuples(value) for field, value in record.items()})
     except ValueError as error:
-        raise FormatError(path, "a joint layout", short(str(error))) from None
+        raise FormatError(path, "a joint layout", reason(error)) from None
     if skeleton.name in Skeleton.names() and skeleton != Skeleton.named(skeleton.name):
         raise FormatError(path, "a name of its own", f"{skeleton.name!r}, another layout's")
     return skeleton

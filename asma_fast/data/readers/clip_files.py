@@ -166,8 +166,8 @@ class ClipFiles(Reader):
         )
 
     def _settle(self, config: PrepareConfig) -> None:
-        if not 0 <= config.min_score < math.inf:
-            raise ValueError(f"min_score must be finite and at least 0, got {config.min_score}")
+        if not 0 <= config.min_score <= 1000:
+            raise ValueError(f"min_score must be from 0 to 1000, got {config.min_score}")
         if not 0 <= config.fps < math.inf:
             raise ValueError(f"fps must be finite and at least 0, got {config.fps}")
         self.min_score, self.rate = config.min_score, config.fps or None
@@ -209,6 +209,11 @@ def short(value: object) -> str:
     return shown if len(shown) <= 60 else shown[:59] + "…"
 
 
+def reason(error: Exception) -> str:
+    """What an error of other software says, on one line."""
+    return f"{type(error).__name__}: {printable(' '.join(str(error).split())[:160])}"
+
+
 def load_json(path: Path) -> Any:
     """What a JSON file holds.
 
@@ -228,7 +233,7 @@ def load_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise FormatError(path, "JSON in UTF-8", f"byte {error.object[error.start]:#04x}") from None
     except (ValueError, RecursionError) as error:
-        raise FormatError(path, "JSON of plain numbers and lists", short(str(error))) from None
+        raise FormatError(path, "JSON of plain numbers and lists", reason(error)) from None
 
 
 def _decimal(text: str) -> float:
@@ -271,7 +276,7 @@ def low_scores(path: Path, frames: NDArray[np.float32], least: float) -> NDArray
         body, time, joint = map(int, np.argwhere(~np.isfinite(scores))[0])
         raise FormatError(path, "finite scores", f"{scores[body, time, joint]} in frame {time}, joint {joint}")
     low = (scores < least) | ((scores == 0) & ~coordinates.any(axis=-1))
-    low &= frames.any(axis=(2, 3))[..., None]
+    low &= np.asarray(frames.any(axis=(2, 3)))[..., None]
     return low if low.any() else None
 
 

@@ -32,9 +32,10 @@ class MediaPipe(PoseFiles):
     ``pose_world_landmarks``.
 
     CSV, with a header, in either of two forms. Wide: a frame a line, columns ``x0, y0, z0, visibility0`` to
-    ``visibility32`` in any order; a line of empty cells is a frame without a body. With a column ``frame`` too, or long: a joint a line,
-    columns ``frame, joint, x, y, z, visibility``, joints counted from 0. The lowest ``frame`` is frame 0, a number left
-    out is a frame without a body, within the bounds of :func:`first_and_length`; a joint left out is missing.
+    ``visibility32`` in any order, perhaps a column ``frame``; a line of empty cells is a frame without a body. Long: a
+    joint a line, columns ``frame, joint, x, y, z, visibility``, joints counted from 0. The lowest ``frame`` is frame 0,
+    a number left out is a frame without a body, within the bounds of :func:`first_and_length`; a joint left out is
+    missing.
     """
 
     dataset = "mediapipe"
