@@ -161,6 +161,33 @@ def test_other_tables_are_refused(tmp_path: Path, text: str, message: str) -> No
         read_clip(tmp_path / "a.csv", "mediapipe")
 
 
+def test_empty_frames_do_not_become_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, [ONE] + [None] * 50_000)
+    assert read_clip(path, "mediapipe").length == 50_001
+    path.write_text("[" + "null," * 900_000 + "null]")
+    with pytest.raises(FormatError, match="more frames with a body, found 0 of 900001"):
+        read_clip(path, "mediapipe")
+
+
+def test_damaged_numbers_are_those_of_the_file(tmp_path: Path) -> None:
+    path, checked = tmp_path / "a.json", 0
+    write_json(path, [landmarks(pose) for pose in poses(7, 3)])
+    for content in damaged(path.read_bytes()):
+        path.write_bytes(content)
+        try:
+            frames = read_clip(path, "mediapipe").frames
+        except FormatError:
+            continue
+        for time, frame in enumerate(json.loads(content)):
+            frame = frame["landmarks"] if isinstance(frame, dict) else frame
+            wanted = np.float32([[joint[field] for field in FIELDS] for joint in frame or []])
+            np.testing.assert_array_equal(frames[0, time], wanted if frame else 0)
+        assert frames.shape[1] == time + 1
+        checked += 1
+    assert checked > 50
+
+
 @pytest.mark.parametrize("form", ["json", "wide", "long"])
 def test_damaged_files_are_read_or_refused(tmp_path: Path, form: str) -> None:
     given = poses(6, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from damaged import damaged, read_or_refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asma_fast.data import FormatError, PrepareConfig, Store, prepare, read_clip
+from asma_fast.data import Clip, FormatError, PrepareConfig, Store, prepare, read_clip
 from asma_fast.data.readers import reader
 from asma_fast.skeleton import Skeleton
 
@@ -198,6 +199,16 @@ def test_other_contents_are_refused(tmp_path: Path, content: str, message: str) 
         read_clip(tmp_path, "openpose")
 
 
+def test_pipes_and_dangling_links_do_no_harm(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_frame(raw / "a", 0, [person(np.random.default_rng(0))])
+    os.mkfifo(raw / "a" / "video_000000000001_keypoints.json")
+    (raw / "b.json").symlink_to(raw / "nowhere.json")
+    report = prepare(config(raw))
+    assert (report.clips, report.ignored) == (1, ("a/video_000000000001_keypoints.json",))
+    assert [failure.file for failure in report.failures] == ["b.json"]
+
+
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no clip of openpose"):
         prepare(config(tmp_path))
@@ -211,8 +222,18 @@ def test_damaged_frames_are_read_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     write_frame(tmp_path, 0, [person(rng)])
     path = write_frame(tmp_path, 1, [person(rng), person(rng)])
-    read = damaged(path.read_bytes())
-    clips, refusals = read_or_refuse(path, read, lambda: read_clip(tmp_path, "openpose"))
+    contents = damaged(path.read_bytes())
+
+    def read_as_another_would() -> Clip:
+        clip = read_clip(tmp_path, "openpose")
+        people = json.loads(path.read_bytes())["people"]
+        for body, one in enumerate(people[:2]):
+            wanted = np.float32(one["pose_keypoints_2d"]).reshape(18, 3)
+            np.testing.assert_array_equal(clip.frames[body, 1], wanted)
+        assert not clip.frames[len(people) :, 1].any()
+        return clip
+
+    clips, refusals = read_or_refuse(path, contents, read_as_another_would)
     assert len(clips) + len(refusals) == 2000
     assert min(len(clips), len(refusals)) > 100
     assert {clip.frames.shape for clip in clips} == {(2, 2, 18, 3)}

@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from asma_fast.data.readers.base import Job, Plan, Reader, files_under, folder_o
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig
 
+ReaderType = TypeVar("ReaderType", bound="ClipFiles")
 LABELS, CLASSES = "labels.csv", "classes.txt"
 
 
@@ -83,7 +84,10 @@ class ClipFiles(Reader):
         if table is None and (folder / LABELS).is_file():
             table = folder / LABELS
         own = [path for path in (folder / LABELS, folder / CLASSES, table) if path is not None]
-        found, ignored = self.recordings(folder, [path for path in files_under(folder) if not _among(path, own)])
+        paths = [path for path in files_under(folder) if not _among(path, own)]
+        special = [path for path in paths if path.exists() and not path.is_file()]  # a pipe would never end
+        found, ignored = self.recordings(folder, sorted(set(paths).difference(special)))
+        ignored += [printable(path.relative_to(folder).as_posix()) for path in special]
         found.sort(key=lambda recording: recording.source)
         if not found:
             raise ValueError(
@@ -99,7 +103,7 @@ class ClipFiles(Reader):
         if not kept:
             raise ValueError(f"exclude leaves out all {len(found)} clips of {folder}")
         self.learn(config, folder, kept)
-        worker = copy(self)  # jobs need not carry the labels of all
+        worker = self.worker()
         if table is not None:
             aliases = {alias: one.name for one in found for alias in (one.name, one.source)}
             near = (table.with_name(CLASSES), folder / CLASSES)
@@ -114,15 +118,19 @@ class ClipFiles(Reader):
         found, ignored = [], []
         for path in paths:
             source = printable(path.relative_to(folder).as_posix())
-            if not self.matches(path) or (path.exists() and not path.is_file()):
+            if self.matches(path):
+                found.append(Recording(path, source, source[: -len(path.suffix)], state_of(path)))
+            else:
                 ignored.append(source)
-                continue
-            found.append(Recording(path, source, source[: -len(path.suffix)], state_of(path)))
         return found, ignored
 
     def learn(self, config: PrepareConfig, folder: Path, recordings: Sequence[Recording]) -> None:
         """What else the plan needs to know of its recordings; kept on the reader."""
         del config, folder, recordings
+
+    def worker(self: ReaderType) -> ReaderType:
+        """A copy that reads clips and knows nothing of the labels of all: every job carries one."""
+        return copy(self)
 
     def settings(self) -> tuple[object, ...]:
         """What, when it changes, makes earlier clips worthless."""
@@ -183,9 +191,14 @@ class PoseFiles(ClipFiles):
     def frames(
         self, path: Path, poses: Sequence[Sequence[NDArray[np.float64]]], channels: int, rule: str
     ) -> NDArray[np.float32]:
-        """``(M, T, V, C)`` from the poses ``(V, C)`` of each frame; beyond M they are dropped, before it absent."""
+        """``(M, T, V, C)`` from the poses ``(V, C)`` of each frame; beyond M they are dropped, before it absent. So
+        that a few bytes a frame do not become gigabytes, frames without a body are at most 100,000, or ten for each
+        with one."""
         if not 1 <= len(poses) <= MAX_FRAMES:
             raise FormatError(path, f"1 to {MAX_FRAMES:,} frames", str(len(poses)))
+        inhabited = sum(map(bool, poses))
+        if len(poses) - inhabited > max(100_000, 10 * inhabited):
+            raise FormatError(path, "more frames with a body", f"{inhabited} of {len(poses)}")
         bodies = 1 if rule == "first" else self.bodies
         stacked = np.zeros((bodies, len(poses), len(self.layout()), channels), np.float32)
         for time, present in enumerate(poses):

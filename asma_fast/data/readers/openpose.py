@@ -98,6 +98,11 @@ class OpenPose(PoseFiles):
                 )
             first.setdefault(label, recording.source)
 
+    def worker(self) -> OpenPose:
+        worker = super().worker()
+        worker._classes = {}
+        return worker
+
     def protocol(self, clips: Collection[ClipInfo]) -> tuple[tuple[str, ...], Mapping[str, SplitRule]]:
         """Class names and splits of the labels.csv; without it, Kinetics-skeleton's own class names."""
         if self._labels is not None:
