@@ -147,7 +147,7 @@ def suggestion(word: str, known: Collection[str]) -> str:
 def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
     known = f"columns of {', '.join(COLUMNS)} and split:NAME"
     for column in header:
-        if column not in COLUMNS and not re.fullmatch(r"split:.+", column):
+        if column not in COLUMNS and not (re.fullmatch("split:.+", column) and column.isprintable()):
             raise FormatError(path, known, repr(column)[:60] + suggestion(column, (*COLUMNS, "split:")), line)
         if header.count(column) > 1:
             raise FormatError(path, f"a column {column!r} once", f"{header.count(column)} of them", line)
@@ -199,6 +199,9 @@ def _labels(
         raise FormatError(path, "labels that are all numbers from 0, or all names", f"{text!r} among the others", line)
     else:
         names = tuple(sorted({text for _, text in given}))
+    odd = next(((line, text) for line, text in given if not text.isprintable()), None)
+    if odd is not None:
+        raise FormatError(path, "a printable label", repr(odd[1])[:60], odd[0])
     index = {name: label for label, name in enumerate(names)}
     labels: list[int | None] = []
     for line, text in cells:

@@ -342,6 +342,7 @@ def test_numbers_and_names_of_classes(
         ("file,camera\na,1.5\nb,1\nc,\n", "a number from 0 for camera"),
         ("file,fps\na,0\nb,1\nc,\n", "frames a second above 0 for fps, found '0'"),
         ("file,fps\na,nan\nb,1\nc,\n", "frames a second above 0"),
+        ('file,label\na,"x\ny"\nb,\nc,\n', "line 3: expected a printable label"),
         ("file,split:\na,\nb,\nc,\n", "columns of file, label"),
         ("file,split:x\na,train\nb,Test\nc,\n", "line 3: expected train, test or nothing for split:x, found 'Test'"),
         ('file\n"a\nb\nc\n', "comma-separated values"),
@@ -400,6 +401,16 @@ def test_labels_elsewhere_and_files_left_out(tmp_path: Path) -> None:
     report = run(source, labels=tmp_path / "mine.csv", exclude=tmp_path / "out.txt")
     assert report.ok
     assert (report.clips, report.excluded) == (2, ("c.npy",))
+
+
+def test_a_whole_name_goes_before_one_without_ending(tmp_path: Path) -> None:
+    source = folder(tmp_path, x=numbers(2, 3, 3))
+    (source / "x.npy.csv").write_text("1,2,3,4,5,6,7,8,9")
+    (source / ".x.npy").write_bytes(b"what some systems leave beside every file")
+    (source / "labels.csv").write_text("file,label\nx.npy.csv,1\nx.npy,0\n")
+    assert run(source).ignored == (".x.npy",)
+    store = Store.open(tmp_path / "out.safetensors")
+    assert dict(zip(store.names, store.labels.tolist(), strict=True)) == {"x": 0, "x.npy": 1}
 
 
 def test_names_are_distinct_and_printable(tmp_path: Path) -> None:

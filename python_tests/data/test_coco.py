@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,17 @@ ONE = result(RNG, 1)
 def test_other_contents_are_refused(tmp_path: Path, record: Any, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         read_clip(write(tmp_path / "a.json", record), "coco")
+
+
+def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path: Path) -> None:
+    entries = [result(np.random.default_rng(7), image) for image in range(3)]
+    path = write(tmp_path / "a.json", entries)
+    before = read_clip(path, "coco").frames
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(entries, indent=1).replace("\n", "\r\n").encode())
+    np.testing.assert_array_equal(read_clip(path, "coco").frames, before)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(FormatError, match="not compressed, found one packed with gzip"):
+        read_clip(path, "coco")
 
 
 @pytest.mark.parametrize("form", ["results", "annotations"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,6 +160,18 @@ def test_other_tables_are_refused(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(FormatError, match=message):
         read_clip(tmp_path / "a.csv", "mediapipe")
+
+
+def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", WIDE, poses(8, 3).reshape(3, -1).tolist())
+    before = read_clip(path, "mediapipe").frames
+    content = path.read_bytes().replace(b"\r\n", b"\n")
+    for other in (content, b"\xef\xbb\xbf" + content, content.replace(b"\n", b"\r\n"), content.strip()):
+        path.write_bytes(other)
+        np.testing.assert_array_equal(read_clip(path, "mediapipe").frames, before)
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(FormatError, match="not compressed, found one packed with gzip"):
+        read_clip(path, "mediapipe")
 
 
 def test_empty_frames_do_not_become_gigabytes(tmp_path: Path) -> None:

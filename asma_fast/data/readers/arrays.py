@@ -67,7 +67,7 @@ class Arrays(ClipFiles):
     dataset = "arrays"
     skeleton = "custom"
     bodies = 1
-    pattern = re.compile(r".+\.(npy|npz|csv)", re.DOTALL)
+    pattern = re.compile(r"[^.].*\.(npy|npz|csv)", re.DOTALL)
 
     def __init__(self) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ class ClipFiles(Reader):
 
     The labels.csv is the one asked for or else that in the folder; class names may stand in a ``classes.txt`` beside it
     or in the folder. A clip's name is its file's, from the folder and without ending, in which characters that cannot
-    be printed (and bytes that are not UTF-8) are escaped as in Python.
+    be printed (and bytes that are not UTF-8) are escaped as in Python. Hidden files, ``.NAME``, are ignored.
     """
 
     fps = None
@@ -105,7 +105,7 @@ class ClipFiles(Reader):
         self.learn(config, folder, kept)
         worker = self.worker()
         if table is not None:
-            aliases = {alias: one.name for one in found for alias in (one.name, one.source)}
+            aliases = {one.name: one.name for one in found} | {one.source: one.name for one in found}
             near = (table.with_name(CLASSES), folder / CLASSES)
             classes = next((path for path in near if path.is_file()), None)
             self._labels = read_labels(table, aliases, optional=out, classes=classes)

@@ -31,7 +31,7 @@ class Coco(PoseFiles):
 
     dataset = "coco"
     skeleton = "coco"
-    pattern = re.compile(r".+\.json", re.DOTALL)
+    pattern = re.compile(r"[^.].*\.json", re.DOTALL)
 
     def read(self, path: Path, bodies: str) -> Clip:
         record = load_json(path)

@@ -40,7 +40,7 @@ class MediaPipe(PoseFiles):
 
     dataset = "mediapipe"
     skeleton = "mediapipe"
-    pattern = re.compile(r".+\.(json|csv)", re.DOTALL)
+    pattern = re.compile(r"[^.].*\.(json|csv)", re.DOTALL)
 
     def read(self, path: Path, bodies: str) -> Clip:
         if path.suffix == ".csv":

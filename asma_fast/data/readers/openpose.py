@@ -31,7 +31,7 @@ from asma_fast.data.readers.clip_files import (
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig
 
-_FRAME = re.compile(r"(?P<name>.*?)_?(?P<number>[0-9]+)_keypoints\.json", re.DOTALL)
+_FRAME = re.compile(r"(?P<name>([^.].*?)?)_?(?P<number>[0-9]+)_keypoints\.json", re.DOTALL)
 # Where BODY_25 has the joints of the COCO model's 18.
 _OF_BODY_25 = (*range(8), *range(9, 19))
 
@@ -54,7 +54,7 @@ class OpenPose(PoseFiles):
 
     dataset = "openpose"
     skeleton = "openpose"
-    pattern = re.compile(r".*[0-9]_keypoints\.json|.+\.json", re.DOTALL)
+    pattern = re.compile(r"([^.].*)?[0-9]_keypoints\.json|[^.].*\.json", re.DOTALL)
 
     def __init__(self) -> None:
         super().__init__()
