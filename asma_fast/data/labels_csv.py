@@ -12,6 +12,7 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -145,12 +146,12 @@ def suggestion(word: str, known: Collection[str]) -> str:
 
 
 def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
-    known = f"columns of {', '.join(COLUMNS)} and split:NAME"
+    known, times = f"columns of {', '.join(COLUMNS)} and split:NAME", Counter(header)
     for column in header:
         if column not in COLUMNS and not (re.fullmatch("split:.+", column) and column.isprintable()):
             raise FormatError(path, known, repr(column)[:60] + suggestion(column, (*COLUMNS, "split:")), line)
-        if header.count(column) > 1:
-            raise FormatError(path, f"a column {column!r} once", f"{header.count(column)} of them", line)
+        if times[column] > 1:
+            raise FormatError(path, f"a column {column!r} once", f"{times[column]} of them", line)
     if "file" not in header:
         raise FormatError(path, "a column 'file'", ", ".join(header) or "no header", line)
 
@@ -264,4 +265,4 @@ def _split(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return ", ".join(repr(name)[1:-1][:80] for name in names[:5]) + (", …" if len(names) > 5 else "")

@@ -192,7 +192,7 @@ def test_nothing_pickled_is_read(tmp_path: Path) -> None:
 
     source = folder(tmp_path)
     np.save(source / "a.npy", np.array([Boom()], object), allow_pickle=True)
-    np.savez(source / "b.npz", np.array([Boom()], object), allow_pickle=True)
+    np.savez(source / "b.npz", np.array([Boom()], object))
     for name in ("a.npy", "b.npz"):
         with pytest.raises(FormatError, match="an array of numbers, found one of object"):
             read_clip(source / name, "arrays")
@@ -235,6 +235,16 @@ def test_other_tables_are_refused(tmp_path: Path, text: str, message: str) -> No
     (source / "a.csv").write_text(text)
     with pytest.raises(FormatError, match=message):
         read_clip(source / "a.csv", "arrays")
+
+
+def test_arrays_of_one_name_are_refused(tmp_path: Path) -> None:
+    source, content = folder(tmp_path, a=numbers(2, 3, 3)), io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("frames.npy", (source / "a.npy").read_bytes())
+        archive.writestr("frames", (source / "a.npy").read_bytes())
+    (source / "b.npz").write_bytes(content.getvalue())
+    with pytest.raises(FormatError, match="one array, or one named frames or keypoints, found"):
+        read_clip(source / "b.npz", "arrays")
 
 
 def test_channels_must_agree(tmp_path: Path) -> None:
@@ -331,6 +341,7 @@ def test_numbers_and_names_of_classes(
         ("file;label\n", "found 'file;label'"),
         ("file,label\na,1,2\n", "line 2: expected 2 cells as in the header, found 3"),
         ("file\na\nb\n", "a line for each file, found none for 1: c"),
+        ("file" + ",split:x" * 200_000 + "\n", "line 1: expected a column 'split:x' once, found 200000"),
         ("file\na\nb\nc\nd\ne\n", "line 5: expected names of files in the folder, found 2 others: d, e"),
         ("file\na\nb\nc\na.npy\n", "line 5: expected one line a file, found 'a.npy' again, first in line 2"),
         ("file,name\na,x\nb,x\nc,\n", "line 3: expected distinct names, found 'x' again, first in line 2"),

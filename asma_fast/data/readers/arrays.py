@@ -196,8 +196,12 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
 def _entry(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
     named = [entries[key] for key in _KEYS if key in entries]
-    if len(named) != 1 and len(entries) != 1:
-        raise FormatError(path, f"one array, or one named {' or '.join(_KEYS)}", short(sorted(entries)))
+    if (len(named) != 1 and len(entries) != 1) or len(entries) < len(archive.infolist()):
+        raise FormatError(
+            path,
+            f"one array, or one named {' or '.join(_KEYS)}",
+            short([entry.filename for entry in archive.infolist()]),
+        )
     entry = named[0] if named else next(iter(entries.values()))
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise FormatError(path, "an archive as NumPy saves it", f"packing of kind {entry.compress_type}")
