@@ -86,7 +86,7 @@ def test_prepare_into_a_store(tmp_path: Path) -> None:
     write(raw / "d.json", [{}])
     (tmp_path / "mine.csv").write_text("file,label\na.json,1\nb,0\nc,\nd.json,\n")
     out = tmp_path / "out.safetensors"
-    report = prepare(PrepareConfig("coco", out, raw, labels=tmp_path / "mine.csv", missing="keep", fps=25))
+    report = prepare(PrepareConfig("coco", out, raw, labels=tmp_path / "mine.csv", fps=25))
     assert [failure.file for failure in report.failures] == ["d.json"]
     store = Store.open(out)
     assert (store.names, store.classes, store.labels.tolist()) == (("a", "b", "c"), ("0", "1"), [1, 0, -1])

@@ -104,7 +104,7 @@ def test_prepare_into_a_store(tmp_path: Path) -> None:
     write_csv(raw / "b.csv", WIDE, given[:2].reshape(2, -1).tolist())
     (raw / "labels.csv").write_bytes(b"\xef\xbb\xbflabel,file,name\r\nwave,a,first\r\nbow,b.csv,\r\n")
     (raw / "classes.txt").write_text("wave\nbow\njump\n")
-    report = prepare(PrepareConfig("mediapipe", tmp_path / "out", raw, missing="keep", fps=15, bodies="first"))
+    report = prepare(PrepareConfig("mediapipe", tmp_path / "out", raw, fps=15, bodies="first"))
     assert report.ok
     assert report.ignored == ()
     store = Store.open(tmp_path / "out")

@@ -47,7 +47,7 @@ def kinetics(frames: dict[int, list[list[float]]], **labels: Any) -> str:
 
 
 def config(source: Path, **changes: Any) -> PrepareConfig:
-    given = {"dataset": "openpose", "source": source, "out": source.parent / "out.safetensors", "missing": "keep"}
+    given = {"dataset": "openpose", "source": source, "out": source.parent / "out.safetensors"}
     return PrepareConfig(**{**given, **changes})
 
 
