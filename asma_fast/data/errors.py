@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 
+def printable(text: str) -> str:
+    """The text with whatever cannot be printed (file names may hold anything) escaped as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class FormatError(ValueError):
     """A raw file is not what its data set's format asks for.
 
@@ -24,7 +29,7 @@ class FormatError(ValueError):
         self.found = found
         self.line = line
         where = self.file if line is None else f"{self.file}, line {line}"
-        super().__init__(f"{where}: expected {expected}, found {found}")
+        super().__init__(printable(f"{where}: expected {expected}, found {found}"))
 
     def __reduce__(self) -> tuple[type[FormatError], tuple[str, str, str, int | None]]:
         return type(self), (self.file, self.expected, self.found, self.line)

@@ -40,7 +40,10 @@ class PrepareConfig:
         metadata={"positional": True, "help": "folder of raw files, or a ready-made file; none for synthetic"},
     )
     bodies: str = field(
-        default="file-order", metadata={"help": "rule for choosing bodies: file-order; NTU also denoised, energy"}
+        default="file-order",
+        metadata={
+            "help": "rule for choosing bodies: file-order; NTU also denoised, energy; pose estimators also first"
+        },
     )
     missing: Literal["auto", "fill", "keep"] = field(
         default="auto",
@@ -53,7 +56,10 @@ class PrepareConfig:
         default=0.5, metadata={"help": "a joint of a pose estimator with a lower score or visibility is missing"}
     )
     labels: Path | None = field(
-        default=None, metadata={"help": "where labels lie apart: PKU-MMD's label folder, AimCLR's .pkl, a labels.csv"}
+        default=None,
+        metadata={
+            "help": "where labels lie apart: PKU-MMD's folder, AimCLR's .pkl, a labels.csv (or SOURCE/labels.csv)"
+        },
     )
     split: str | None = field(
         default=None,
@@ -64,6 +70,9 @@ class PrepareConfig:
     )
     layout: str | None = field(
         default=None, metadata={"help": "arrays: a joint layout's name, or a .json file with Skeleton's fields"}
+    )
+    sided: bool = field(
+        default=False, metadata={"help": "of one's own classes: they tell left from right, so that no clip is flipped"}
     )
     fps: float = field(default=0.0, metadata={"help": "frames a second where the files do not say; 0 for unknown"})
     cut: bool = field(
@@ -188,7 +197,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
         dataset=dataset.dataset,
         skeleton=skeleton,
         body_rule=config.bodies,
-        sided=dataset.sided,
+        sided=dataset.sided or config.sided,
         missing=missing,
         preprocessing=recipe,
         origin=_origin(config),

@@ -55,7 +55,8 @@ def read_clip(path: str | Path, dataset: str, *, bodies: str = "file-order") -> 
         ``"precog"``, or a pose estimator's, ``"openpose"``, ``"coco"``, ``"mediapipe"``.
     bodies
         Which bodies are taken where a frame holds more than the data set's number. ``"file-order"``: the first of each
-        frame, without tracking; pose estimators have ``"first"`` for the first alone. NTU has ``"denoised"`` and ``"energy"`` besides: see :mod:`asma_fast.data.bodies`.
+        frame, without tracking; pose estimators have ``"first"`` for the first alone. NTU has ``"denoised"`` and
+        ``"energy"`` besides: see :mod:`asma_fast.data.bodies`.
 
     Returns
     -------

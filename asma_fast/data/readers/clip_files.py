@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, printable
 from asma_fast.data.labels_csv import Labels, Row, read_labels, refuse_gzip
 from asma_fast.data.preprocessing import MAX_FRAMES
 from asma_fast.data.readers.base import Job, Plan, Reader, files_under, folder_of, listed, some, state_of
@@ -209,11 +209,6 @@ class PoseFiles(ClipFiles):
 
 def _among(path: Path, others: Sequence[Path]) -> bool:
     return any(path.name == other.name and path.resolve() == other.resolve() for other in others)
-
-
-def printable(text: str) -> str:
-    """The text with whatever cannot be printed escaped as in Python."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def short(value: object) -> str:
