@@ -41,9 +41,7 @@ class PrepareConfig:
     )
     bodies: str = field(
         default="file-order",
-        metadata={
-            "help": "rule for choosing bodies: file-order; NTU also denoised, energy; pose estimators also first"
-        },
+        metadata={"help": "which bodies: file-order; NTU: also denoised, energy; pose estimators: also first"},
     )
     missing: Literal["auto", "fill", "keep"] = field(
         default="auto",
@@ -58,7 +56,7 @@ class PrepareConfig:
     labels: Path | None = field(
         default=None,
         metadata={
-            "help": "where labels lie apart: PKU-MMD's folder, AimCLR's .pkl, a labels.csv (or SOURCE/labels.csv)"
+            "help": "labels that lie apart: PKU-MMD's folder, AimCLR's .pkl, a labels.csv (or SOURCE/labels.csv)"
         },
     )
     split: str | None = field(
@@ -346,7 +344,8 @@ def _do(job: Job, treatment: Treatment) -> Outcome:
 
 def _failure(job: Job, error: Exception, clip: str = "") -> Failure:
     place = f"{job.source}, clip {clip}" if clip and clip not in job.source else job.source
-    return Failure(place, f"{place}: {error}" if clip or not isinstance(error, FormatError) else str(error))
+    told = isinstance(error, FormatError) and (not clip or clip in str(error))
+    return Failure(place, str(error) if told else f"{place}: {error}")
 
 
 def _write(writer: StoreWriter, job: Job, outcome: Outcome) -> Sequence[Failure]:

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, printable
 from asma_fast.data.labels_csv import refuse_gzip, rows_of, suggestion
 from asma_fast.data.preprocessing import MAX_FRAMES
 from asma_fast.data.readers.clip_files import (
@@ -27,7 +27,6 @@ from asma_fast.data.readers.clip_files import (
     Recording,
     load_json,
     low_scores,
-    printable,
     reason,
     rounded,
     short,
