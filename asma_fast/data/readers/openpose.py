@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, printable
 from asma_fast.data.labels_csv import MAX_CLASSES
 from asma_fast.data.readers.base import state_of
 from asma_fast.data.readers.clip_files import (
@@ -24,7 +24,6 @@ from asma_fast.data.readers.clip_files import (
     first_and_length,
     load_json,
     plain_numbers,
-    printable,
     short,
 )
 
