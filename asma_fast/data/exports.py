@@ -30,7 +30,7 @@ from asma_fast.skeleton import Skeleton
 
 CTRGCN_FRAMES = 300
 _ARRAYS_FILES = {"labels.csv", "layout.json", "classes.txt"}
-_FILE_NAME = re.compile(r"[^\W_][^/\\\x00-\x1f]{0,199}")
+_FILE_NAME = re.compile(r"[a-zA-Z0-9][\w #+=.,-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -217,20 +217,22 @@ def write_arrays(source: Source, folder: Path, overwrite: bool) -> list[str]:
         raise ValueError(f"plain arrays hold no label of each frame; {store.path} has them")
     if store.preprocessing is not None:
         raise ValueError(f"plain arrays cannot say that clips were preprocessed; {store.path} holds such")
-    for name in store.names:
-        if not _FILE_NAME.fullmatch(name):
-            raise ValueError(f"clip {name!r}: its name cannot be a file's")
+    for name in (*store.names, *store.classes, *source.splits):
+        if name != " ".join(name.split()):
+            raise ValueError(f"names in a labels.csv have no blanks at their ends and no line breaks, got {name!r}")
+    plain = {name for name in store.names if _FILE_NAME.fullmatch(name)}
     with whole_folder(folder, overwrite) as new:
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
         splits = {name: {clip: part for part, names in zip(PARTS, both, strict=True) for clip in names}
                   for name, both in source.parts().items()}  # fmt: skip
-        rows.writerow(["file", "label", "subject", "camera", "fps", *(f"split:{name}" for name in splits)])
-        for clip, frames in source.clips():
-            np.save(new / f"{clip.name}.npy", frames, allow_pickle=False)
+        rows.writerow(["file", "name", "label", "subject", "camera", "fps", *(f"split:{name}" for name in splits)])
+        for index, (clip, frames) in enumerate(source.clips()):
+            file = f"{clip.name if clip.name in plain else f'_{index:06}'}.npy"
+            np.save(new / file, frames, allow_pickle=False)
             fields = (clip.label, clip.subject, clip.camera, clip.fps)
             row = ["" if field is None else field for field in fields]
-            rows.writerow([f"{clip.name}.npy", *row, *(parts.get(clip.name, "") for parts in splits.values())])
+            rows.writerow([file, clip.name, *row, *(parts.get(clip.name, "") for parts in splits.values())])
         (new / "labels.csv").write_text(table.getvalue(), encoding="utf-8")
         layout = json.dumps(asdict(source.skeleton), indent=1, ensure_ascii=False)
         (new / "layout.json").write_text(layout + "\n", encoding="utf-8")
