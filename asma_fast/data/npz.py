@@ -86,6 +86,10 @@ class Member:
             self._file.close()
             self._file = None
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
+
     def _mapped_array(self) -> NDArray[Any]:
         with _damage_told(self.path, self.name), self.path.open("rb") as file:
             file.seek(self.info.header_offset)
@@ -104,7 +108,8 @@ class Member:
                 if self._file is None or chunk < self._next:
                     self._open()
                 while self._next < chunk:
-                    self._kept[self._next] = self._read_chunk()
+                    passed = self._next
+                    self._kept[passed] = self._read_chunk()
                     while len(self._kept) > 2 * (os.cpu_count() or 1):
                         del self._kept[next(iter(self._kept))]
                 return self._read_chunk()
@@ -120,9 +125,13 @@ class Member:
         shape = self.header.shape
         rows = min(self.chunk, shape[0] - self._next * self.chunk)
         size = rows * (self.header.bytes // shape[0])
-        content = self._file.read(size)
-        if len(content) != size:
-            raise EOFError(f"{size - len(content)} bytes too few")
+        try:
+            content = self._file.read(size)
+            if len(content) != size:
+                raise EOFError(f"{size - len(content)} bytes too few")
+        except BaseException:
+            self.close()  # it stands somewhere within a chunk
+            raise
         self._next += 1
         if self._next * self.chunk >= shape[0]:
             self.close()

@@ -78,9 +78,9 @@ class AimClr(ReadyMade):
         source = config.source
         if source is None or not source.exists():
             raise ValueError(f"source must be a folder of AimCLR's arrays, or one array; got {source}")
-        arrays, ignored = ({"": source}, []) if source.is_file() else self._arrays(source)
         if source.is_dir() and config.labels is not None:
             raise ValueError(f"labels goes with a single array; {source} is a folder")
+        arrays, ignored = ({"": source}, []) if source.is_file() else self._arrays(source)
         pairs = {part: self._pair(array, config.labels) for part, array in arrays.items()}
         self.parts = {part: frozenset(pair.names) for part, pair in pairs.items() if part}
         folder = source if source.is_dir() else source.parent

@@ -124,7 +124,7 @@ class Pyskl(ReadyMade):
             bytes_found += points.nbytes
         if not annotations:
             raise FormatError(path, "annotations", "an empty list")
-        if bytes_found > path.stat().st_size:  # one array under many names, which would fill a disk
+        if bytes_found > 16 * path.stat().st_size:  # one array under many names, which would fill a disk
             raise FormatError(path, "an array of its own in every annotation", "arrays that share their bytes")
         return annotations
 
