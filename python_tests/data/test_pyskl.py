@@ -156,13 +156,13 @@ def test_flawed_clips_fail_alone_and_can_be_left_out(tmp_path: Path) -> None:
     clips = in_space(8)
     clips[1]["total_frames"] = 99
     clips[2]["keypoint"] = clips[2]["keypoint"][:, :, :24]
-    clips[3]["keypoint"] = np.zeros((1, 5, 25, 3), np.float16)
+    clips[3]["keypoint"] = np.zeros((2, 8, 25, 3), np.float16)
     path = write(tmp_path / "a.pkl", clips)
     report = prepare(config(path))
     assert report.clips == 5
     reasons = "\n".join(failure.reason for failure in report.failures)
     for clip, reason in zip(
-        clips[1:4], ("expected total_frames 6", r"keypoint of shape (M, T, 25, 3)", "none in 5 frames"), strict=True
+        clips[1:4], ("expected total_frames 6", r"keypoint of shape (M, T, 25, 3)", "none in 8 frames"), strict=True
     ):
         assert clip["frame_dir"] in reasons
         assert reason in reasons
