@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asma_fast.config import add_options, from_options
 from asma_fast.data import Clip, PrepareConfig, Preprocessing, Store, StoreWriter, prepare, split_by
 from asma_fast.data import exports as exports_module
 from asma_fast.data.convert import ConvertConfig, ConvertReport, convert
@@ -399,3 +401,11 @@ def test_genuine_recordings(recordings: Path, tmp_path: Path) -> None:
         assert not store[index].frames[:, clip.length :].any()
     converted(store, tmp_path / "kinect.safetensors", layout="kinect-v1")
     assert Store.open(tmp_path / "kinect.safetensors")[0].frames.shape[2] == 20
+
+
+def test_a_command_line_can_say_all_of_it() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, ConvertConfig)
+    words = "a.st b.npz --to ctrgcn --layout ntu-rgb+d --split xsub --overwrite".split()
+    config = from_options(ConvertConfig, parser.parse_args(words))
+    assert config == ConvertConfig(Path("a.st"), Path("b.npz"), "ctrgcn", "ntu-rgb+d", "xsub", True)

@@ -167,11 +167,10 @@ class AimClr(ReadyMade):
 
     def _clip(self, pair: _Pair, numbers: NDArray[Any], index: int, fps: float | None) -> Clip:
         name = pair.names[index]
-        frames = float32_frames(pair.array, name, numbers.transpose(3, 1, 2, 0))
-        trimmed = without_padding(pair.array, name, frames)
-        if self.applied is None:
-            frames = trimmed
-        elif frames[:, :, self._centre].any():
+        padded = numbers.transpose(3, 1, 2, 0)
+        trimmed = without_padding(pair.array, name, padded)
+        frames = float32_frames(pair.array, name, trimmed if self.applied is None else padded)
+        if self.applied is not None and frames[:, :, self._centre].any():
             raise FormatError(pair.array, "the spine-shoulder at the origin, as in other clips", f"clip {name!r}")
         subject, camera = ntu_numbers(name)
         return Clip(

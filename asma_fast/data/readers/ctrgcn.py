@@ -109,8 +109,10 @@ class CtrGcn(ReadyMade):
             if label < 0:
                 raise FormatError(array.path, "one-hot labels", f"none or several for clip {name!r}")
             frames = numbers.reshape(len(numbers), BODIES, JOINTS, 3).transpose(1, 0, 2, 3)
-            trimmed = without_padding(array.path, name, float32_frames(array.path, name, frames))
-            clips.append(Clip(trimmed, self.skeleton, label=label, name=name, fps=fps))
+            trimmed = without_padding(array.path, name, frames)
+            clips.append(
+                Clip(float32_frames(array.path, name, trimmed), self.skeleton, label=label, name=name, fps=fps)
+            )
         return clips
 
 

@@ -79,7 +79,7 @@ def float32_frames(path: Path, name: str, numbers: NDArray[Any]) -> NDArray[np.f
     return frames
 
 
-def without_padding(path: Path, name: str, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+def without_padding(path: Path, name: str, frames: NDArray[Any]) -> NDArray[Any]:
     """``(M, T, V, C)`` frames up to the last that is not all zeros."""
     filled = np.flatnonzero(frames.any(axis=(0, 2, 3)))
     if not len(filled):
