@@ -106,7 +106,7 @@ class _Machine:
         except FormatError:
             raise
         except (ValueError, TypeError, LookupError, ArithmeticError, struct.error, MemoryError) as error:
-            self.fail("a sound pickle", f"at byte {begin}: {type(error).__name__}: {error}")
+            self.fail("a sound pickle", f"at byte {begin}: {type(error).__name__}: {str(error)[:100]}")
 
     def fail(self, expected: str, found: str) -> NoReturn:
         raise FormatError(self.path, expected, found)

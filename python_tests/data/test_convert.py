@@ -406,6 +406,6 @@ def test_genuine_recordings(recordings: Path, tmp_path: Path) -> None:
 def test_a_command_line_can_say_all_of_it() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser, ConvertConfig)
-    words = "a.st b.npz --to ctrgcn --layout ntu-rgb+d --split xsub --overwrite".split()
+    words = ["a.st", "b.npz", "--to", "ctrgcn", "--layout", "ntu-rgb+d", "--split", "xsub", "--overwrite"]
     config = from_options(ConvertConfig, parser.parse_args(words))
     assert config == ConvertConfig(Path("a.st"), Path("b.npz"), "ctrgcn", "ntu-rgb+d", "xsub", True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from asma_fast.data import FormatError, PrepareConfig, Store, prepare, read_clip
 from asma_fast.data.readers import reader
+from asma_fast.skeleton import Skeleton
 
 Annotation = dict[str, Any]
 
@@ -45,6 +46,10 @@ def in_image(count: int = 4, **changes: Any) -> list[Annotation]:
 
 def names(annotations: list[Annotation]) -> list[str]:
     return [annotation["frame_dir"] for annotation in annotations]
+
+
+def own_layout(**changes: Any) -> dict[str, Any]:
+    return {**asdict(Skeleton.named("ntu-rgb+d-pyskl")), **changes}
 
 
 def write(path: Path, annotations: Any, **split: Any) -> Path:
@@ -238,6 +243,8 @@ def test_other_contents_are_refused(tmp_path: Path, changes: Annotation, message
         ({"annotations": in_space(2), "asma_fast": {"classes": ["a", "a"]}}, "distinct class names"),
         ({"annotations": in_space(2), "asma_fast": {"classes": [[], 1]}}, "class names"),
         ({"annotations": in_space(2), "asma_fast": {"skeleton": {"edges": ((0, 10**9),)}}}, "a layout of 25 joints"),
+        ({"annotations": in_space(2), "asma_fast": {"skeleton": own_layout(name="ntu-rgb+d")}}, "another layout's"),
+        ({"annotations": in_space(2), "asma_fast": {"skeleton": own_layout(edges=((0, 1),))}}, "must be connected"),
         ({"annotations": in_space(2), "asma_fast": {"preprocessing": {"frames": [[[[[]]]]]}}}, "preprocessing"),
     ],
 )

@@ -145,7 +145,9 @@ class Pyskl(ReadyMade):
                 raise TypeError(f"preprocessing, got {shown(applied)}")
             self._names = tuple(names)
             self.applied = None if applied is None else Preprocessing.from_dict(applied)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            if isinstance(error, FormatError) or layout is not None:
+                raise
             raise FormatError(path, f"what convert wrote under {EXTRA!r}", str(error)[:100]) from None
         if len(set(self._names)) != len(self._names) or len(self._names) > MOST_CLASSES:
             raise FormatError(path, "distinct class names", f"{len(self._names)} names")
@@ -217,7 +219,9 @@ def _layout(path: Path, own: Any, asked: str | None, joints: int, channels: int)
         if not isinstance(own, dict) or not _is_plain(own) or len(own.get("joints", ())) != joints:
             raise FormatError(path, f"a layout of {joints} joints", shown(own))
         skeleton = Skeleton(**own)
-        return LAYOUTS[skeleton.name] if skeleton == LAYOUTS.get(skeleton.name) else skeleton
+        if skeleton != LAYOUTS.get(skeleton.name, skeleton):
+            raise FormatError(path, "a layout with a name of its own", f"{skeleton.name!r}, another layout's")
+        return skeleton
     if (joints, channels) not in _LAYOUTS:
         known = ", ".join(f"{v} joints in {c} dimensions ({name})" for (v, c), name in _LAYOUTS.items())
         raise FormatError(path, f"{known}, or a layout named by --layout", f"{joints} joints in {channels}")
