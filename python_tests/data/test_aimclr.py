@@ -145,7 +145,7 @@ def test_a_clip_without_frames_fails_alone(tmp_path: Path) -> None:
     assert (report.clips, len(report.failures)) == (4, 1)
     assert f"none in 300 frames of clip '{names(5)[2]}'" in report.failures[0].reason
     leave_out = tmp_path / "leave-out.txt"
-    leave_out.write_text(names(5)[2])
+    leave_out.write_text(f"{names(5)[2]}.skeleton\r\n", encoding="utf-8-sig")
     report = prepare(config(tmp_path / "mine", exclude=leave_out, overwrite=True))
     assert (report.ok, report.clips, report.excluded) == (True, 4, (names(5)[2],))
 

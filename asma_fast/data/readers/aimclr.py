@@ -17,7 +17,7 @@ from asma_fast.data.errors import FormatError
 from asma_fast.data.npy import map_array
 from asma_fast.data.pickles import load_pickle, shown
 from asma_fast.data.preprocessing import Preprocessing
-from asma_fast.data.readers.base import Job, Plan, listed, some
+from asma_fast.data.readers.base import Job, Plan, some
 from asma_fast.data.readers.ntu import Ntu
 from asma_fast.data.readers.ready_made import (
     MOST_CLASSES,
@@ -25,6 +25,7 @@ from asma_fast.data.readers.ready_made import (
     class_names,
     float32_frames,
     groups,
+    left_out,
     ntu_numbers,
     span,
     split_by_names,
@@ -89,7 +90,7 @@ class AimClr(ReadyMade):
         if len(recipes) > 1:
             raise ValueError(f"{source}: some arrays are preprocessed and some are not; prepare them apart")
         self.applied = recipes.pop()
-        exclude = listed(config.exclude)
+        exclude = left_out(config)
         jobs, excluded = [], []
         for pair in pairs.values():
             kept = [index for index, name in enumerate(pair.names) if name not in exclude]

@@ -15,13 +15,14 @@ from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
 from asma_fast.data.errors import FormatError
 from asma_fast.data.npy import NpyHeader
 from asma_fast.data.npz import Member, members
-from asma_fast.data.readers.base import Job, Plan, listed
+from asma_fast.data.readers.base import Job, Plan
 from asma_fast.data.readers.ntu import Ntu
 from asma_fast.data.readers.ready_made import (
     MOST_CLASSES,
     ReadyMade,
     float32_frames,
     groups,
+    left_out,
     numbered,
     span,
     token_of,
@@ -70,7 +71,7 @@ class CtrGcn(ReadyMade):
         if path is None or not path.is_file():
             raise ValueError(f"source must be an archive of CTR-GCN's, a .npz file; got {path}")
         self.split = _SPLITS.get(path.stem.lower().rpartition("_")[2], "published")
-        exclude = listed(config.exclude)
+        exclude = left_out(config)
         arrays = members(path)
         jobs, excluded, widths = [], [], set()
         for part in PARTS:

@@ -15,13 +15,14 @@ from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import FormatError
 from asma_fast.data.pickles import load_pickle, shown
 from asma_fast.data.preprocessing import Preprocessing
-from asma_fast.data.readers.base import Job, Plan, listed
+from asma_fast.data.readers.base import Job, Plan
 from asma_fast.data.readers.ready_made import (
     MOST_CLASSES,
     ReadyMade,
     class_names,
     float32_frames,
     groups,
+    left_out,
     ntu_numbers,
     numbered,
     span,
@@ -84,7 +85,7 @@ class Pyskl(ReadyMade):
         self._loaded = self._checked(path, about.get("annotations"), content)
         self._lists = _split_lists(path, about.get("split", {}))
         self._learn(path, about.get(EXTRA, {}), config.layout)
-        exclude = listed(config.exclude)
+        exclude = left_out(config)
         names = [annotation["frame_dir"] for annotation in self._loaded]
         kept = [index for index, name in enumerate(names) if name not in exclude]
         jobs = []

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import FormatError
 from asma_fast.data.pickles import shown
-from asma_fast.data.readers.base import Reader, state_of
+from asma_fast.data.readers.base import Reader, listed, state_of
 from asma_fast.data.readers.ntu import Ntu
+
+if TYPE_CHECKING:
+    from asma_fast.data.prepare import PrepareConfig
 
 CLIPS_A_JOB = 256
 MOST_CLASSES = 100_000
@@ -38,6 +41,12 @@ class ReadyMade(Reader):
         if len(clips) != 1:
             raise FormatError(path, "one clip", "many; prepare reads them all")
         return clips[0]
+
+
+def left_out(config: PrepareConfig) -> frozenset[str]:
+    """The clips that ``config.exclude`` lists, with or without the ending of NTU RGB+D's files."""
+    names = listed(config.exclude)
+    return names | {name.removesuffix(".skeleton") for name in names}
 
 
 def groups(indices: Sequence[int], alone: Collection[int] = (), size: int = CLIPS_A_JOB) -> Iterator[list[int]]:
