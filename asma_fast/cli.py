@@ -112,6 +112,13 @@ def _prepare(config: Any) -> int:
     return 0 if report.ok else 1
 
 
+def _convert(config: Any) -> int:
+    from asma_fast.data.convert import convert
+
+    print(convert(config))
+    return 0
+
+
 def _pretrain(config: Any) -> int:
     from asma_fast.training import pretrain
 
@@ -177,6 +184,12 @@ def _prepare_config() -> type[Any]:
     return PrepareConfig
 
 
+def _convert_config() -> type[Any]:
+    from asma_fast.data.convert import ConvertConfig
+
+    return ConvertConfig
+
+
 def _pretrain_presets() -> Presets:
     from asma_fast.training.configs import PRETRAIN_PRESETS
 
@@ -190,6 +203,7 @@ VERBS: dict[str, Verb] = {
         _configs("DemoConfig"),
     ),
     "prepare": Verb("read raw recordings into a store", _prepare, _prepare_config),
+    "convert": Verb("write a store for another toolbox, or in another joint layout", _convert, _convert_config),
     "pretrain": Verb(
         "pretrain encoders on a store without its labels", _pretrain, _configs("PretrainConfig"), _pretrain_presets
     ),

@@ -188,6 +188,9 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     asked = asked_splits(config.split)
     dataset, plan = _plan(config)
     recipe = None if config.preprocessing is None else Preprocessing.named(config.preprocessing)
+    applied = dataset.applied if isinstance(dataset, Reader) else None
+    if recipe is not None and applied not in (None, recipe):
+        raise ValueError(f"{config.source}: the clips were preprocessed already, by {applied}; got {recipe}")
     skeleton = dataset.layout()
     missing = _missing_rule(config, dataset)
     writer = StoreWriter(
@@ -197,7 +200,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
         body_rule=config.bodies,
         sided=dataset.sided or config.sided,
         missing=missing,
-        preprocessing=recipe,
+        preprocessing=applied if recipe is None else recipe,
         origin=_origin(config),
         overwrite=config.overwrite,
     )

@@ -1,0 +1,411 @@
+"""convert: out and back gives the same bits, and what a format cannot hold is refused or told."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import pickle
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asma_fast.config import add_options, from_options
+from asma_fast.data import Clip, PrepareConfig, Preprocessing, Store, StoreWriter, prepare, split_by
+from asma_fast.data import exports as exports_module
+from asma_fast.data.convert import ConvertConfig, ConvertReport, convert
+from asma_fast.data.layout_maps import layout_map
+from asma_fast.skeleton import Skeleton
+
+CLASSES = ("walk", "run, fast", "jump")
+
+
+def a_store(
+    path: Path,
+    layout: str = "ntu-rgb+d",
+    *,
+    clips: int = 7,
+    bodies: int = 2,
+    channels: int | None = None,
+    length: int = 30,
+    preprocessing: Preprocessing | None = None,
+    skeleton: Skeleton | None = None,
+    **changes: Any,
+) -> Store:
+    """A store of clips of different lengths, subjects, cameras and rates; every second one has one body."""
+    skeleton = skeleton or Skeleton.named(layout)
+    rng = np.random.default_rng(0)
+    with StoreWriter(path, dataset="mine", skeleton=skeleton, sided=True, preprocessing=preprocessing) as writer:
+        for index in range(clips):
+            shape = (bodies, length - index, len(skeleton), channels or skeleton.dimensions)
+            frames = rng.normal(size=shape).astype(np.float32)
+            frames[1 + index % 2 :] = 0
+            clip = Clip(frames, skeleton.name, label=index % 3, name=f"clip {index}", preprocessing=preprocessing)
+            known = {
+                "subject": 1 + index % 4,
+                "camera": None if index == 2 else 1,
+                "fps": None if index == 3 else 29.97,
+            }
+            if skeleton.dimensions == 2:
+                known["image_size"] = (640, 480)
+            writer.add(replace(clip, **{**known, **changes}))
+        splits = {"xsub": split_by("subject", {1, 2}), "part": split_by("camera", {1})}
+        return writer.finish(classes=CLASSES, splits=splits)
+
+
+def converted(store: Store, out: Path, **changes: Any) -> ConvertReport:
+    return convert(ConvertConfig(store.path, out, **changes))
+
+
+def read_back(dataset: str, source: Path, **changes: Any) -> Store:
+    config = PrepareConfig(dataset, source.parent / f"{dataset}.again", source, overwrite=True, **changes)
+    report = prepare(config)
+    assert report.ok, report
+    return Store.open(config.out)
+
+
+def assert_same(one: Store, other: Store, fields: tuple[str, ...], order: list[int] | None = None) -> None:
+    assert len(one) == len(other)
+    for field in fields:
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+    for clip, again in zip(one, other, strict=True):
+        assert clip.frames.shape == again.frames.shape
+        assert np.ascontiguousarray(clip.frames).tobytes() == np.ascontiguousarray(again.frames).tobytes()
+
+
+EVERYTHING = ("names", "labels", "subjects", "cameras", "lengths", "fps", "image_sizes", "classes", "splits", "sided")
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels", "changes"),
+    [
+        ("ntu-rgb+d", 3, {}),
+        ("ntu-rgb+d-pyskl", 3, {"label": None}),
+        ("kinect-v1", 3, {"bodies": 1}),
+        ("coco", 2, {}),
+        ("coco", 3, {"bodies": 3}),
+        ("mediapipe", 4, {}),
+    ],
+)
+def test_pyskl_and_back(tmp_path: Path, layout: str, channels: int, changes: dict[str, Any]) -> None:
+    store = a_store(tmp_path / "a.safetensors", layout, channels=channels, **changes)
+    report = converted(store, tmp_path / "a.pkl", to="pyskl")
+    assert (report.clips, report.notes) == (7, ())
+    again = read_back("pyskl", tmp_path / "a.pkl")
+    assert_same(store, again, EVERYTHING)
+    assert again.skeleton == store.skeleton
+    for split in store.splits:
+        for one, other in zip(store.split(split), again.split(split), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_pyskl_of_a_layout_and_frame_labels_of_ones_own(tmp_path: Path) -> None:
+    own = Skeleton(edges=((0, 1), (1, 2)), joints=("a", "b", "c"), name="own", centre=(1, 2), shoulders=((0,), (1, 2)))
+    labels = np.array([-1, 0, 2, 1], np.int64)
+    store = a_store(tmp_path / "a.safetensors", skeleton=own, clips=1, length=4, frame_labels=labels)
+    converted(store, tmp_path / "a.pkl", to="pyskl")
+    again = read_back("pyskl", tmp_path / "a.pkl")
+    assert_same(store, again, (*EVERYTHING, "frame_labels"))
+    assert again.skeleton == own
+
+
+def test_pyskl_tells_what_was_applied(tmp_path: Path) -> None:
+    recipe = Preprocessing.named("small")
+    store = a_store(tmp_path / "a.safetensors", preprocessing=recipe)
+    converted(store, tmp_path / "a.pkl", to="pyskl")
+    assert read_back("pyskl", tmp_path / "a.pkl").preprocessing == recipe
+    with pytest.raises(ValueError, match="preprocessed already"):
+        read_back("pyskl", tmp_path / "a.pkl", preprocessing="aimclr")
+
+
+def test_pyskl_is_what_pickle_reads(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "a.safetensors", "coco", channels=3)
+    converted(store, tmp_path / "a.pkl", to="pyskl", split="xsub")
+    content = pickle.loads((tmp_path / "a.pkl").read_bytes())
+    train, val = ([store.names[i] for i in part] for part in store.split("xsub"))
+    assert content["split"] == {"xsub_train": train, "xsub_val": val}
+    assert [type(annotation["label"]) for annotation in content["annotations"]] == [int] * 7
+    for clip, annotation in zip(store, content["annotations"], strict=True):
+        assert (annotation["frame_dir"], annotation["total_frames"]) == (clip.name, clip.length)
+        assert annotation["img_shape"] == annotation["original_shape"] == (480, 640)
+        assert annotation["keypoint"].dtype == np.float32
+        np.testing.assert_array_equal(annotation["keypoint"], clip.frames[..., :2])
+        np.testing.assert_array_equal(annotation["keypoint_score"], clip.frames[..., 2])
+    assert b"numpy._core" not in (tmp_path / "a.pkl").read_bytes()
+
+
+@pytest.mark.parametrize("bodies", [1, 2, 3])
+def test_ctrgcn_and_back(tmp_path: Path, bodies: int) -> None:
+    store = a_store(tmp_path / "a.safetensors", bodies=bodies)
+    report = converted(store, tmp_path / "a_cs.npz", to="ctrgcn", split="xsub")
+    assert report.notes == ()
+    again = read_back("ctrgcn", tmp_path / "a_cs.npz")
+    train, test = store.split("xsub")
+    order = [*train, *test]
+    assert again.names == tuple(
+        [f"train_{i:05}" for i in range(len(train))] + [f"test_{i:05}" for i in range(len(test))]
+    )
+    assert [len(part) for part in again.split("xsub")] == [len(train), len(test)]
+    assert len(again.classes) == 3
+    for index, clip in zip(order, again, strict=True):
+        assert clip.label == store[index].label
+        both = min(2, bodies)
+        assert np.array_equal(clip.frames[:both], store[index].frames[:both])
+        assert not clip.frames[both:].any()
+    with np.load(tmp_path / "a_cs.npz") as archive:
+        assert archive["x_train"].shape == (len(train), 300, 150)
+        assert archive["x_train"].dtype == np.float32
+        np.testing.assert_array_equal(archive["y_test"].argmax(1), store.labels[test])
+        feeder = archive["x_test"].reshape(len(test), 300, 2, 25, 3).transpose(0, 4, 1, 3, 2)
+        first = store[test[0]]
+        np.testing.assert_array_equal(feeder[0, :, : first.length, :, 0], first.frames[0].transpose(2, 0, 1))
+
+
+def test_what_a_ctrgcn_archive_has_no_place_for(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "a.safetensors")
+    report = converted(store, tmp_path / "a.npz", to="ctrgcn", split="part")
+    assert report.notes == ("1 clips are in neither part of split part and were left out",)
+    assert "left out" in str(report)
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({}, {}, "split must name the one that makes train and test: xsub, part"),
+        ({"label": None}, {}, "clip 'clip 0': a CTR-GCN archive needs a label"),
+        ({"length": 301}, {}, "clip 'clip 0': at most 300 frames fit, got 301"),
+        ({"layout": "kinect-v1"}, {}, "25 joints in three dimensions, got 20 joints of kinect-v1"),
+        ({"channels": 4}, {}, "with 4 channels"),
+        ({"preprocessing": Preprocessing.named("small")}, {}, "cannot say that clips were preprocessed"),
+    ]
+    for index, (changes, settings, message) in enumerate(cases):
+        other = a_store(tmp_path / f"{index}.safetensors", **changes)
+        settings = settings if index == 0 else {"split": "xsub"}
+        with pytest.raises(ValueError, match=message):
+            converted(other, tmp_path / "b.npz", to="ctrgcn", **settings)
+    assert not (tmp_path / "b.npz").exists()
+
+
+def test_more_bodies_and_empty_last_frames(tmp_path: Path) -> None:
+    skeleton = Skeleton.named("ntu-rgb+d")
+    frames = np.ones((3, 5, 25, 3), np.float32)
+    for name, present in (("three", 3), ("two", 2)):
+        frames[present:] = 0
+        frames[:, 4] = 0
+        with StoreWriter(tmp_path / name, dataset="mine", skeleton=skeleton) as writer:
+            writer.add(Clip(frames, skeleton.name, label=0, subject=1, name="only"))
+            writer.finish(classes=CLASSES, splits={"xsub": split_by("subject", {1})})
+    with pytest.raises(ValueError, match="clip 'only': at most 2 bodies fit"):
+        converted(Store.open(tmp_path / "three"), tmp_path / "a.npz", to="ctrgcn")
+    report = converted(Store.open(tmp_path / "two"), tmp_path / "a.npz", to="ctrgcn")
+    assert "1 clips end in frames without a body" in report.notes[0]
+
+
+@pytest.mark.parametrize(("layout", "channels"), [("ntu-rgb+d", 3), ("coco", 3), ("sbu", 3)])
+def test_plain_arrays(tmp_path: Path, layout: str, channels: int) -> None:
+    store = a_store(tmp_path / "a.safetensors", layout, channels=channels)
+    report = converted(store, tmp_path / "folder", to="arrays")
+    assert len(report.notes) == (layout == "coco")
+    with (tmp_path / "folder" / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    parts = {name: [{i: "train" for i in t} | {i: "test" for i in e}] for name, (t, e) in
+             ((name, store.split(name)) for name in store.splits)}  # fmt: skip
+    for index, (clip, row) in enumerate(zip(store, rows, strict=True)):
+        assert np.load(tmp_path / "folder" / row["file"]).tobytes() == np.ascontiguousarray(clip.frames).tobytes()
+        known = [clip.name, clip.label, clip.subject, clip.camera, clip.fps]
+        assert [row[k] for k in ("name", "label", "subject", "camera", "fps")] == [
+            "" if value is None else str(value) for value in known
+        ]
+        for split in store.splits:
+            assert row[f"split:{split}"] == parts[split][0].get(index, "")
+    layout_file = json.loads((tmp_path / "folder" / "layout.json").read_text())
+    assert Skeleton(**layout_file) == store.skeleton
+    assert (tmp_path / "folder" / "classes.txt").read_text().splitlines() == list(CLASSES)
+
+
+def test_arrays_and_back(tmp_path: Path) -> None:
+    pytest.importorskip("asma_fast.data.readers.arrays")
+    store = a_store(tmp_path / "a.safetensors")
+    converted(store, tmp_path / "folder", to="arrays")
+    again = read_back("arrays", tmp_path / "folder")
+    assert_same(store, again, ("names", "labels", "subjects", "cameras", "lengths", "fps", "classes", "splits"))
+    assert again.skeleton == store.skeleton
+    for split in store.splits:
+        for one, other in zip(store.split(split), again.split(split), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_folders_of_other_things_are_never_replaced(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "a.safetensors")
+    folder = tmp_path / "folder"
+    converted(store, folder, to="arrays")
+    with pytest.raises(FileExistsError, match="overwrite was not asked for"):
+        converted(store, folder, to="arrays")
+    (folder / "clip 0.npy").write_bytes(b"old")
+    converted(store, folder, to="arrays", overwrite=True)
+    assert (folder / "clip 0.npy").read_bytes() != b"old"
+    (folder / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="no earlier conversion"):
+        converted(store, folder, to="arrays", overwrite=True)
+    assert (folder / "thesis.tex").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "folder"]
+
+
+@pytest.mark.parametrize("to", ["pyskl", "ctrgcn", "arrays"])
+def test_a_failure_leaves_nothing_and_what_was_there(tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path / "a.safetensors")
+    out = tmp_path / "out"
+    converted(store, out, to=to, split="xsub")
+    before = {path: path.read_bytes() for path in (out.rglob("*") if out.is_dir() else (out,))}
+    with pytest.raises(FileExistsError):
+        converted(store, out, to=to, split="xsub")
+    replaced = converted(store, out, to=to, split="xsub", overwrite=True)
+    assert replaced.clips == 7
+    assert {path: path.read_bytes() for path in before} == before
+
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exports_module, "sync_folder", full)
+    for name in ("_annotation", "_ctrgcn_rows"):
+        monkeypatch.setattr(exports_module, name, full)
+    monkeypatch.setattr(np, "save", full)
+    for target in (out, tmp_path / "new"):
+        with pytest.raises(OSError, match="No space left"):
+            converted(store, target, to=to, split="xsub", overwrite=True)
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "out"]
+
+
+def test_files_do_not_depend_on_when_they_are_written(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "a.safetensors")
+    for to in ("pyskl", "ctrgcn"):
+        for out in ("one", "two"):
+            converted(store, tmp_path / out, to=to, split="xsub", overwrite=True)
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one") as archive:
+        assert archive.testzip() is None
+
+
+MAPPED = [
+    ("ntu-rgb+d", "kinect-v1", {"hip centre": "spine base", "spine": "spine mid", "shoulder centre": "spine shoulder"}),
+    ("ntu-rgb+d", "utd-mhad", {"hip centre": "spine base", "spine": "spine mid", "shoulder centre": "spine shoulder"}),
+    ("ntu-rgb+d", "common-15", {"neck": "spine shoulder", "torso": "spine mid"}),
+    ("ntu-rgb+d", "ntu-rgb+d-pyskl", {}),
+    ("kinect-v1", "utd-mhad", {}),
+    ("utd-mhad", "kinect-v1", {}),
+    ("kinect-v1", "common-15", {"neck": "shoulder centre", "torso": "spine"}),
+    ("openpose", "coco", {}),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "names"), MAPPED)
+def test_joints_keep_their_bits_in_another_layout(tmp_path: Path, old: str, new: str, names: dict[str, str]) -> None:
+    store = a_store(tmp_path / "a.safetensors", old)
+    converted(store, tmp_path / "b.safetensors", layout=new)
+    other = Store.open(tmp_path / "b.safetensors")
+    before, after = Skeleton.named(old), Skeleton.named(new)
+    assert other.skeleton == after
+    order = [before.joints.index(names.get(joint, joint)) for joint in after.joints]
+    for clip, mapped in zip(store, other, strict=True):
+        assert np.ascontiguousarray(clip.frames[:, :, order]).tobytes() == np.ascontiguousarray(mapped.frames).tobytes()
+        assert replace(clip, frames=mapped.frames, skeleton=new).info == mapped.info
+    for field in (*EVERYTHING, "missing_joints", "dropped_bodies", "dataset", "body_rule"):
+        np.testing.assert_array_equal(getattr(store, field), getattr(other, field))
+    for split in store.splits:
+        assert [part.tolist() for part in store.split(split)] == [part.tolist() for part in other.split(split)]
+
+
+def test_a_permutation_there_and_back_is_nothing(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "a.safetensors", "kinect-v1")
+    converted(store, tmp_path / "b.safetensors", layout="utd-mhad")
+    converted(Store.open(tmp_path / "b.safetensors"), tmp_path / "c.safetensors", layout="kinect-v1")
+    assert (tmp_path / "c.safetensors").read_bytes() == store.path.read_bytes()
+
+
+def test_units_turns_and_virtual_joints() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.normal(size=(2, 3, 33, 4)).astype(np.float32)
+    frames[1] = 0
+    mediapipe, common = Skeleton.named("mediapipe"), Skeleton.named("common-15")
+    mapped = layout_map(mediapipe, common)(frames)
+    ears = frames[0][:, [7, 8]]
+    np.testing.assert_allclose(mapped[0, :, 0, :3], ears[..., :3].mean(axis=1) * [1, -1, -1], rtol=1e-6)
+    np.testing.assert_array_equal(mapped[0, :, 0, 3], ears[..., 3].min(axis=1))
+    assert mapped[1].tobytes() == bytes(mapped[1].nbytes)
+    knees = mapped[0, :, common.joints.index("left knee"), :3]
+    np.testing.assert_array_equal(knees, frames[0, :, 25, :3] * np.float32([1, -1, -1]))
+    bodies = rng.normal(size=(2, 3, 25, 3)).astype(np.float32)
+    ntu = Skeleton.named("ntu-rgb+d")
+    millimetres = layout_map(ntu, Skeleton.named("sbu"))(bodies)
+    np.testing.assert_allclose(millimetres, layout_map(ntu, common)(bodies) * 1000.0, rtol=1e-6)
+    back = layout_map(Skeleton.named("sbu"), common)(millimetres)
+    np.testing.assert_allclose(back, layout_map(ntu, common)(bodies), rtol=1e-6)
+    neck = layout_map(Skeleton.named("coco"), Skeleton.named("openpose"))(rng.normal(size=(1, 2, 17, 2)).astype("f4"))
+    assert neck.shape == (1, 2, 18, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kinect-v1", "ntu-rgb+d", "from kinect-v1: common-15, sbu, utd-mhad"),
+        ("coco", "common-15", "2 dimensions do not become 3"),
+        ("mediapipe", "coco", "3 dimensions do not become 2"),
+        ("ntu-rgb+d", "unheard-of", "layout must be one of"),
+    ],
+)
+def test_layouts_without_a_map(tmp_path: Path, old: str, new: str, message: str) -> None:
+    store = a_store(tmp_path / "a.safetensors", old)
+    with pytest.raises(ValueError, match=message):
+        converted(store, tmp_path / "b.safetensors", layout=new)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors"]
+
+
+def test_a_layout_on_the_way(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "a.safetensors")
+    converted(store, tmp_path / "a.pkl", to="pyskl", layout="common-15")
+    again = read_back("pyskl", tmp_path / "a.pkl")
+    assert again.skeleton == Skeleton.named("common-15")
+    np.testing.assert_array_equal(again[0].frames[:, :, 1], store[0].frames[:, :, 20])
+
+
+def test_bad_configurations(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "a.safetensors")
+    applied = a_store(tmp_path / "b.safetensors", preprocessing=Preprocessing.named("small"))
+    cases: list[tuple[Store, dict[str, Any], str]] = [
+        (store, {"to": "c3d"}, "to must be one of store, pyskl, ctrgcn, arrays; got 'c3d'"),
+        (store, {"to": "pyskl", "split": "nowhere"}, "split must be one of xsub, part"),
+        (store, {}, "layout must name another layout than the store's, ntu-rgb\\+d"),
+        (store, {"out": store.path, "to": "pyskl", "overwrite": True}, "out must be another file than the store"),
+        (applied, {"layout": "kinect-v1"}, "a layout is changed before preprocessing"),
+        (applied, {"to": "arrays"}, "plain arrays cannot say that clips were preprocessed"),
+    ]
+    for one, changes, message in cases:
+        with pytest.raises(ValueError, match=message):
+            converted(one, **{"out": tmp_path / "out", **changes})
+    with pytest.raises(FileNotFoundError):
+        convert(ConvertConfig(tmp_path / "nowhere", tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_genuine_recordings(recordings: Path, tmp_path: Path) -> None:
+    """NTU RGB+D's own files to each format and back, and in the layout of Kinect v1."""
+    prepare(PrepareConfig("ntu", tmp_path / "ntu.safetensors", recordings / "ntu-raw"))
+    store = Store.open(tmp_path / "ntu.safetensors")
+    converted(store, tmp_path / "a.pkl", to="pyskl")
+    assert_same(store, read_back("pyskl", tmp_path / "a.pkl"), EVERYTHING[:-1])
+    converted(store, tmp_path / "a.npz", to="ctrgcn", split="xview")
+    again = read_back("ctrgcn", tmp_path / "a.npz")
+    for index, clip in zip([*store.split("xview")[0], *store.split("xview")[1]], again, strict=True):
+        np.testing.assert_array_equal(clip.frames, store[index].frames[:, : clip.length])
+        assert not store[index].frames[:, clip.length :].any()
+    converted(store, tmp_path / "kinect.safetensors", layout="kinect-v1")
+    assert Store.open(tmp_path / "kinect.safetensors")[0].frames.shape[2] == 20
+
+
+def test_a_command_line_can_say_all_of_it() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, ConvertConfig)
+    words = ["a.st", "b.npz", "--to", "ctrgcn", "--layout", "ntu-rgb+d", "--split", "xsub", "--overwrite"]
+    config = from_options(ConvertConfig, parser.parse_args(words))
+    assert config == ConvertConfig(Path("a.st"), Path("b.npz"), "ctrgcn", "ntu-rgb+d", "xsub", True)
