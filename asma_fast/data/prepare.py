@@ -63,7 +63,7 @@ class PrepareConfig:
         default=None,
         metadata={
             "help": "train-test splits besides the published ones: subject:1,3,5 camera:2,3 or list:FILE of the names "
-            "that train (PKU-MMD's official lists), several with ; between"
+            "that train (PKU-MMD's official lists), NAME= before it for a name, several with ; between"
         },
     )
     layout: str | None = field(
@@ -116,8 +116,8 @@ class PrepareReport:
         Files that could not be read.
     ignored
         Files whose names are not the data set's; no failures.
-    excluded
-        Files left out by request.
+    excluded, unmatched
+        Files left out by request; names on the list of those that are no file's.
     seconds
         Time taken.
     """
@@ -130,6 +130,7 @@ class PrepareReport:
     failures: tuple[Failure, ...]
     ignored: tuple[str, ...]
     excluded: tuple[str, ...]
+    unmatched: tuple[str, ...]
     seconds: float
 
     @property
@@ -146,6 +147,8 @@ class PrepareReport:
         for title, entries in (("excluded", self.excluded), ("ignored (not the data set's names)", self.ignored)):
             if entries:
                 lines.append(f"  {len(entries)} files {title}: {some(entries)}")
+        if self.unmatched:
+            lines.append(f"  {len(self.unmatched)} names to be excluded are no file's: {some(self.unmatched)}")
         if self.failures:
             lines.append(f"  {len(self.failures)} files FAILED:")
             lines += [f"    {failure.reason}" for failure in self.failures]
@@ -187,6 +190,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     started = time.monotonic()
     asked = asked_splits(config.split)
     dataset, plan = _plan(config)
+    _check_names(asked, dataset.protocol(())[1])
     recipe = None if config.preprocessing is None else Preprocessing.named(config.preprocessing)
     applied = dataset.applied if isinstance(dataset, Reader) else None
     if recipe is not None and applied not in (None, recipe):
@@ -222,6 +226,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
         failures=tuple(failures),
         ignored=plan.ignored,
         excluded=plan.excluded,
+        unmatched=plan.unmatched,
         seconds=time.monotonic() - started,
     )
 
@@ -240,6 +245,11 @@ def _plan(config: PrepareConfig) -> tuple[DataSet, Plan]:
         raise ValueError(f"dataset must be one of {', '.join((*DATASETS, Synthetic.dataset))}; got {config.dataset!r}")
     chosen = reader(config.dataset)
     chosen.check_bodies(config.bodies)
+    for option in ("labels", "layout", "fps", "min_score", "cut"):
+        if option not in chosen.options and getattr(config, option) != getattr(PrepareConfig, option):
+            raise ValueError(f"{config.dataset} has no use for the option {option}, got {getattr(config, option)}")
+    if not config.cut and config.preprocessing is not None:
+        raise ValueError("whole recordings keep a label of each frame, which preprocessing would lose; use one only")
     return chosen, chosen.plan(config)
 
 
@@ -278,8 +288,16 @@ class Treatment:
             raise FormatError(source, "a body in some frame", f"none in {clip.length} frames")
         if self.recipe is None:
             return clip
+        if clip.frame_labels is not None:
+            raise ValueError("preprocessing would lose the label of each frame; leave it out, or cut the recording")
         frames = self.recipe(clip, self.skeleton).transpose(3, 1, 2, 0)
-        return replace(clip, frames=np.ascontiguousarray(frames), preprocessing=self.recipe, frame_labels=None)
+        return replace(
+            clip,
+            frames=np.ascontiguousarray(frames),
+            preprocessing=self.recipe,
+            fps=clip.fps if self.recipe.frames is None else None,
+            image_size=clip.image_size if self.recipe.centre == self.recipe.scale == "none" else None,
+        )
 
 
 def _missing_rule(config: PrepareConfig, dataset: DataSet) -> MissingRule:
@@ -367,8 +385,14 @@ def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[Job], asked: M
         writer.discard()
         return None
     classes, splits = dataset.protocol(writer.clips)
+    _check_names(asked, splits)
     order = [job.source for job in jobs if job.source in writer.finished]
     return writer.finish(classes=classes, splits={**splits, **asked}, order=order)
+
+
+def _check_names(asked: Mapping[str, SplitRule], published: Mapping[str, SplitRule]) -> None:
+    for name in asked.keys() & published.keys():
+        raise ValueError(f"split {name} is the data set's own; give yours another name, as in --split mine=subject:1,2")
 
 
 def _sizes(store: Store, split: str) -> tuple[int, int]:
