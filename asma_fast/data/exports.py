@@ -275,8 +275,9 @@ def _small_arrays(source: Source, path: Path) -> dict[str, NDArray[Any]]:
 def _texts(texts: Sequence[str]) -> NDArray[np.str_]:
     longest = max(map(len, texts), default=0)
     for text in texts:
-        if text.endswith("\0") or len(text) > LONGEST_NAME:
-            wanted = f"names of at most {LONGEST_NAME} characters that do not end in NUL"
+        broken = any("\ud800" <= character <= "\udfff" for character in text)
+        if broken or text.endswith("\0") or len(text) > LONGEST_NAME:
+            wanted = f"Unicode names of at most {LONGEST_NAME} characters that do not end in NUL"
             raise ValueError(f"a .npz holds {wanted}, got {text[:50]!r} of {len(text)}")
     return np.array(texts, f"<U{max(1, longest)}")
 

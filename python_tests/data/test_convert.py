@@ -261,9 +261,9 @@ def test_npz_and_back(tmp_path: Path, layout: str, channels: int, changes: dict[
             np.testing.assert_array_equal(one, other)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
         assert sorted({**archive}) == sorted(
-            ["frames", "offsets", "names", "labels", "subjects", "cameras", "fps", "image_sizes", "missing_joints"]
-            + ["dropped_bodies", "classes", "layout", "about", "split_xsub", "split_part"]
-        )
+            ("frames", "offsets", "names", "labels", "subjects", "cameras", "fps", "image_sizes", "missing_joints",
+             "dropped_bodies", "classes", "layout", "about", "split_xsub", "split_part")
+        )  # fmt: skip
         frames, offsets = archive["frames"], archive["offsets"]
         assert (frames.dtype, archive["split_xsub"].dtype, archive["layout"].shape) == (np.float32, np.int8, ())
         assert (archive["names"].tolist(), archive["classes"].tolist()) == (list(store.names), list(CLASSES))
@@ -295,6 +295,7 @@ def test_npz_of_unusual_names(tmp_path: Path) -> None:
             ("a\0b \n é \U0001f600", ("", " x ", "ü"), ("a/b.npy", "Ω"), None),
             ("a\0", ("x",), (), "do not end in NUL, got 'a"),
             ("a", ("x\0",), (), "do not end in NUL"),
+            ("a", ("x\ud800",), (), "Unicode names"),
             ("a" * 1001, ("x",), (), "at most 1000 characters"),
             ("a", ("x",), ("s\n",), "printable names"),
             ("a", ("x",), ("",), "printable names"),
@@ -389,6 +390,7 @@ def test_an_npz_of_ones_own(tmp_path: Path, order: Any) -> None:
         ({"names": np.array(["one", "two"], object)}, "numbers or strings, found dtype '|O'"),
         ({"names": np.array(["one", "t" * 1001])}, "names of at most 1000 characters"),
         ({"names": np.array([1, 2**31], "<u4").view("<U1")}, "names of Unicode characters"),
+        ({"names": np.array(["one", "t\ud800"])}, "names of Unicode characters"),
         ({"labels": np.array([0, 2])}, "labels from -1 to 1, found 2"),
         ({"labels": np.array([0, 1, 1])}, r"labels: whole numbers of shape \(2\), found int64 of shape \(3,\)"),
         ({"labels": np.array([0, 1], np.uint64)}, "labels of int64, found uint64"),
@@ -440,7 +442,7 @@ def test_npz_files_that_are_packed_or_in_the_wrong_place(tmp_path: Path) -> None
 def test_npz_in_little_memory(tmp_path: Path) -> None:
     """Frames are streamed both ways, and a small array that unpacks to a lot is refused before it does."""
     store = a_store(tmp_path / "a.safetensors", clips=100, length=1500)
-    assert store.path.stat().st_size > 48 << 20
+    assert store.path.stat().st_size > 80 << 20
     for work in (
         lambda: converted(store, tmp_path / "a.npz", to="npz"),
         lambda: prepare(PrepareConfig("arrays", tmp_path / "again", tmp_path / "a.npz", workers=1)),
@@ -449,7 +451,6 @@ def test_npz_in_little_memory(tmp_path: Path) -> None:
         work()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        print("PEAK", peak >> 20)
         assert peak < 40 << 20, peak
     assert_same(store, Store.open(tmp_path / "again"), ALL)
     arrays = own_arrays()

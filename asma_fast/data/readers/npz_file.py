@@ -39,7 +39,7 @@ SPLIT = "split_"
 PARTS: tuple[Part, ...] = ("train", "test")
 ABOUT = ("dataset", "bodies", "missing", "sided", "preprocessing")
 LONGEST_NAME = 1000
-_JOB_BYTES = 8 << 20
+_JOB_BYTES = 4 << 20
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, RuntimeError, ValueError, LookupError, OSError)
 
 
@@ -238,7 +238,9 @@ class NpzFile:
 
     def _decoded(self, name: str, array: NDArray[Any]) -> Any:
         try:
-            return array.tolist()
+            texts = array.tolist()
+            "".join(texts).encode()  # half a pair of surrogates is no character
+            return texts
         except (ValueError, SystemError) as error:
             raise FormatError(self.path, f"{name} of Unicode characters", reason(error)) from None
 
