@@ -390,6 +390,7 @@ def test_an_npz_of_ones_own(tmp_path: Path, order: Any) -> None:
         ({"names": np.array(["one", "two"], object)}, "numbers or strings, found dtype '|O'"),
         ({"names": np.array(["one", "t" * 1001])}, "names of at most 1000 characters"),
         ({"names": np.array([1, 2**31], "<u4").view("<U1")}, "names of Unicode characters"),
+        ({"names": np.array([1, 0x110000], ">u4").view(">U1")}, "names of Unicode characters, found 0x110000"),
         ({"names": np.array(["one", "t\ud800"])}, "names of Unicode characters"),
         ({"labels": np.array([0, 2])}, "labels from -1 to 1, found 2"),
         ({"labels": np.array([0, 1, 1])}, r"labels: whole numbers of shape \(2\), found int64 of shape \(3,\)"),
@@ -416,6 +417,22 @@ def test_other_npz_files_are_refused(tmp_path: Path, changes: dict[str, Any], me
     with pytest.raises(FormatError, match=message):
         read_back("arrays", tmp_path / "own.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["own.npz"]
+
+
+def test_npz_frames_that_are_not_finite(tmp_path: Path) -> None:
+    """They are told, or filled in where that is asked for; a signalling NaN is one like any other."""
+    arrays = own_arrays()
+    arrays["frames"] = arrays["frames"][..., :2].copy()
+    arrays["frames"][4, 0, 3, 0] = np.array(0x7FF0000000000001, np.uint64).view(np.float64)
+    arrays["fps"] = np.array([30, 0x7F800001], np.uint32).view(np.float32)
+    arrays["fps"][0] = 30
+    np.savez(tmp_path / "own.npz", **arrays)
+    report = prepare(PrepareConfig("arrays", tmp_path / "a", tmp_path / "own.npz"))
+    assert [report.clips, len(report.failures)] == [1, 1]
+    assert "clip 'two': frames must be finite" in report.failures[0].reason
+    filled = read_back("arrays", tmp_path / "own.npz", missing="fill")
+    assert (filled.missing_joints.tolist(), filled.fps[0]) == ([0, 1], 30)
+    assert np.isnan(filled.fps[1])
 
 
 def test_npz_files_that_are_packed_or_in_the_wrong_place(tmp_path: Path) -> None:
@@ -487,6 +504,32 @@ def test_damaged_npz_files_are_read_or_refused(tmp_path: Path) -> None:
     assert 250 < len(refused) < 500
     assert {Path(error.file) for error in refused} == {path}
     assert max(len(str(error)) for error in refused) < 1000
+
+
+def test_damaged_arrays_in_a_sound_archive(tmp_path: Path) -> None:
+    """Where the checksums fit, a file is refused as a whole, or a clip is, or there is a store that opens."""
+    path = tmp_path / "own.npz"
+    more = {"fps": np.array([1.0, 2]), "split_a": np.array([0, 1], np.int8), "about": np.array('{"sided": true}')}
+    np.savez(path, **own_arrays(), **more, image_sizes=np.array([[1, 2], [0, 0]]), frame_labels=np.zeros(7, int))
+    with zipfile.ZipFile(path) as archive:
+        whole = {name: archive.read(name) for name in archive.namelist()}
+    refused, opened = [], 0
+    for seed, name in enumerate(whole):
+        for content in damaged(whole[name], 50, seed):
+            with zipfile.ZipFile(path, "w") as archive:
+                for other in whole:
+                    archive.writestr(other, content if other == name else whole[other])
+            try:
+                report = prepare(PrepareConfig("arrays", tmp_path / "again", path, overwrite=True, workers=1))
+            except FormatError as error:
+                refused.append(str(error))
+                continue
+            assert all("float32" in failure.reason for failure in report.failures)
+            if report.out is not None:
+                opened += len(Store.open(report.out)) == 2 - len(report.failures)
+    assert len(refused) > 400
+    assert opened > 5
+    assert max(map(len, refused)) < 1000
 
 
 def test_folders_of_other_things_are_never_replaced(tmp_path: Path) -> None:
@@ -653,6 +696,8 @@ def test_genuine_recordings(recordings: Path, tmp_path: Path) -> None:
     for index, clip in zip([*store.split("xview")[0], *store.split("xview")[1]], again, strict=True):
         np.testing.assert_array_equal(clip.frames, store[index].frames[:, : clip.length])
         assert not store[index].frames[:, clip.length :].any()
+    converted(store, tmp_path / "whole.npz", to="npz")
+    assert_same(store, read_back("arrays", tmp_path / "whole.npz"), ALL)
     converted(store, tmp_path / "kinect.safetensors", layout="kinect-v1")
     assert Store.open(tmp_path / "kinect.safetensors")[0].frames.shape[2] == 20
 

@@ -81,7 +81,8 @@ class Table:
     def _clip(self, index: int, name: str) -> Clip:
         path = self.frames.path
         rows = self.frames.rows(*self.bounds[index].tolist())
-        frames = float32_frames(path, name, np.array(rows.transpose(1, 0, 2, 3), order="C"))
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            frames = float32_frames(path, name, np.array(rows.transpose(1, 0, 2, 3), order="C"))
         known = {field: int(values[index]) for field, values in self.numbers.items()}
         optional = {field: None if known.get(f"{field}s", -1) < 0 else known[f"{field}s"]
                     for field in ("label", "subject", "camera")}  # fmt: skip
@@ -237,12 +238,11 @@ class NpzFile:
         return tuple(self._decoded(name, array))
 
     def _decoded(self, name: str, array: NDArray[Any]) -> Any:
-        try:
-            texts = array.tolist()
-            "".join(texts).encode()  # half a pair of surrogates is no character
-            return texts
-        except (ValueError, SystemError) as error:
-            raise FormatError(self.path, f"{name} of Unicode characters", reason(error)) from None
+        codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+        wrong = (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))
+        if wrong.any():
+            raise FormatError(self.path, f"{name} of Unicode characters", f"{codes[wrong][0]:#x}")
+        return array.tolist()
 
     def _names(self) -> tuple[str, ...]:
         names, seen = self._texts("names"), set()
@@ -261,8 +261,9 @@ class NpzFile:
     def _fps(self, count: int) -> NDArray[np.float64]:
         if "fps" not in self._found:
             return np.full(count, np.nan)
-        fps = self._array("fps", "fiu", "numbers", count).astype(np.float64)
-        wrong = ~(np.isnan(fps) | ((fps > 0) & np.isfinite(fps)))
+        with np.errstate(invalid="ignore"):
+            fps = self._array("fps", "fiu", "numbers", count).astype(np.float64)
+            wrong = ~(np.isnan(fps) | ((fps > 0) & np.isfinite(fps)))
         if wrong.any():
             raise FormatError(self.path, "fps that are positive, or NaN", str(fps[wrong][0]))
         return fps
