@@ -85,7 +85,7 @@ class Arrays(ClipFiles):
             return super().plan(config)
         from asma_fast.data.readers.npz_file import NpzFile
 
-        if path.suffix != ".npz":
+        if path.suffix in (".npy", ".csv"):
             raise ValueError(f"source must be a folder, or a .npz of a whole data set, got {path}")
         if config.labels is not None:
             raise ValueError(f"a .npz of a whole data set has labels of its own; got {config.labels} besides")
