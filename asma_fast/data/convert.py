@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
-from asma_fast.data.exports import Source, write_arrays, write_ctrgcn, write_pyskl
+from asma_fast.data.exports import Source, write_arrays, write_ctrgcn, write_npz, write_pyskl
 from asma_fast.data.layout_maps import layout_map
 from asma_fast.data.store import Store
 from asma_fast.data.store_writer import StoreWriter
 from asma_fast.skeleton import Skeleton
 
-Target = Literal["store", "pyskl", "ctrgcn", "arrays"]
+Target = Literal["store", "pyskl", "ctrgcn", "arrays", "npz"]
 _BATCH = 256
 
 
@@ -33,7 +33,7 @@ class ConvertConfig:
         default="store",
         metadata={
             "help": "pyskl: PYSKL's and MMAction2's .pkl; ctrgcn: CTR-GCN's .npz; arrays: a folder of .npy files with "
-            "labels.csv; store: a store in another layout"
+            "labels.csv; npz: one .npz of everything, for np.load; store: a store in another layout"
         },
     )
     layout: str | None = field(default=None, metadata={"help": f"joint layout to write: {', '.join(Skeleton.names())}"})
@@ -76,7 +76,8 @@ def convert(config: ConvertConfig) -> ConvertReport:
 
     ``"pyskl"`` holds everything: what PYSKL has no place for stands under keys that it does not look at, and
     ``prepare pyskl`` reads it back. ``"ctrgcn"`` holds 25 joints, two bodies, 300 frames, labels and one split.
-    ``"arrays"`` holds all but image sizes. ``"store"`` changes the joint layout alone; with another target, ``layout``
+    ``"arrays"`` holds all but image sizes. ``"npz"`` holds everything in one archive of plain arrays, which
+    ``prepare arrays`` reads back. ``"store"`` changes the joint layout alone; with another target, ``layout``
     changes it on the way. The file appears whole or not at all.
 
     Parameters
@@ -175,4 +176,5 @@ _WRITERS: Mapping[str, Callable[[Source, Path, bool], list[str]]] = {
     "pyskl": write_pyskl,
     "ctrgcn": write_ctrgcn,
     "arrays": write_arrays,
+    "npz": write_npz,
 }

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from asma_fast._files import sync_folder
 from asma_fast.data.clip import Clip
+from asma_fast.data.readers.arrays import layout_of
 from asma_fast.data.readers.ctrgcn import BODIES, JOINTS, PARTS
+from asma_fast.data.readers.npz_file import LONGEST_NAME, NUMBERS, SPLIT
 from asma_fast.data.readers.pyskl import EXTRA
 from asma_fast.data.store import Store
 from asma_fast.skeleton import Skeleton
@@ -205,6 +207,79 @@ def _ctrgcn_rows(source: Source, clip: Clip) -> NDArray[np.float32]:
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+
+# One archive of everything.
+
+
+def write_npz(source: Source, path: Path, overwrite: bool) -> list[str]:
+    """One archive of plain arrays, not compressed, that ``np.load`` opens without pickles.
+
+    ``frames (F, M, V, C)`` float32, of which clip n has rows ``offsets[n]`` to ``offsets[n + 1]``; ``names``,
+    ``labels``, ``subjects``, ``cameras``, ``fps``, ``missing_joints``, ``dropped_bodies`` ``(N,)``, ``image_sizes
+    (N, 2)`` and, where the store has them, ``frame_labels (F,)``, as :class:`Store` tells them; ``classes``;
+    ``split_NAME (N,)`` int8, 0 for training, 1 for testing, −1 for neither; ``layout`` and ``about``, texts of JSON.
+    """
+    store = source.store
+    small = _small_arrays(source, path)
+    shape = (int(store.lengths.sum()), store.bodies, len(source.skeleton), store[0].frames.shape[3])
+    with whole_file(path, overwrite) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in small.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        with archive.open(zipfile.ZipInfo("frames.npy"), "w", force_zip64=True) as member:
+            _write_header(member, shape)
+            for _, frames in source.clips():
+                member.write(_rows(frames, shape[1:]))
+    return []
+
+
+def _rows(frames: NDArray[np.float32], shape: tuple[int, ...]) -> bytes:
+    rows = np.ascontiguousarray(frames.transpose(1, 0, 2, 3), "<f4")
+    assert rows.shape[1:] == shape
+    return rows.tobytes()
+
+
+def _small_arrays(source: Source, path: Path) -> dict[str, NDArray[Any]]:
+    """Everything but the frames."""
+    store = source.store
+    layout = json.dumps(asdict(source.skeleton))
+    layout_of(path, json.loads(layout))  # what would not be read back is not written
+    for name in source.splits:
+        if not name or not name.isprintable() or len(name) > LONGEST_NAME:
+            raise ValueError(f"a .npz holds splits with short, printable names, got {name[:50]!r}")
+    about = {
+        "dataset": store.dataset,
+        "bodies": store.body_rule,
+        "missing": store.missing,
+        "sided": store.sided,
+        "preprocessing": None if store.preprocessing is None else store.preprocessing.to_dict(),
+    }
+    arrays = {
+        "names": _texts(store.names),
+        "offsets": np.cumsum([0, *store.lengths.tolist()], dtype="<i8"),
+        **{name: getattr(store, name).astype("<i8") for name in (*NUMBERS, "image_sizes")},
+        "fps": store.fps.astype("<f8"),
+        "classes": _texts(store.classes),
+    }
+    if store.frame_labels is not None:
+        arrays["frame_labels"] = store.frame_labels.astype("<i8")
+    for name in source.splits:
+        parts = np.full(len(store), -1, np.int8)
+        for code, indices in enumerate(store.split(name)):
+            parts[indices] = code
+        arrays[SPLIT + name] = parts
+    return {**arrays, "layout": np.array(layout), "about": np.array(json.dumps(about))}
+
+
+def _texts(texts: Sequence[str]) -> NDArray[np.str_]:
+    longest = max(map(len, texts), default=0)
+    for text in texts:
+        broken = any("\ud800" <= character <= "\udfff" for character in text)
+        if broken or text.endswith("\0") or len(text) > LONGEST_NAME:
+            wanted = f"Unicode names of at most {LONGEST_NAME} characters that do not end in NUL"
+            raise ValueError(f"a .npz holds {wanted}, got {text[:50]!r} of {len(text)}")
+    return np.array(texts, f"<U{max(1, longest)}")
 
 
 # Plain arrays.

@@ -8,7 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -18,10 +18,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from asma_fast.data.clip import Clip
+from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import FormatError, printable
 from asma_fast.data.labels_csv import refuse_gzip, rows_of, suggestion
 from asma_fast.data.preprocessing import MAX_FRAMES
+from asma_fast.data.readers.base import Plan
 from asma_fast.data.readers.clip_files import (
     ClipFiles,
     Recording,
@@ -36,6 +37,7 @@ from asma_fast.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig
+    from asma_fast.data.readers.npz_file import NpzFile
 
 LAYOUT = "layout.json"
 MAX_BODIES = 32
@@ -61,6 +63,9 @@ class Arrays(ClipFiles):
 
     M is the largest of all files; the others get absent bodies. C must be the same in all. The layout is the one asked
     for (a name, or a ``.json`` of :class:`Skeleton`'s fields), else that of a ``layout.json`` in the folder.
+
+    The source may also be one ``.npz`` of a whole data set, as ``convert --to npz`` writes it
+    (:class:`asma_fast.data.readers.npz_file.NpzFile`); it brings its labels, splits, layout and preprocessing.
     """
 
     dataset = "arrays"
@@ -72,6 +77,27 @@ class Arrays(ClipFiles):
         super().__init__()
         self._layout: Skeleton | None = None
         self._shape: Shape | None = None
+        self._whole: NpzFile | None = None
+
+    def plan(self, config: PrepareConfig) -> Plan:
+        path = config.source
+        if path is None or not path.is_file():
+            return super().plan(config)
+        from asma_fast.data.readers.npz_file import NpzFile
+
+        if path.suffix in (".npy", ".csv"):
+            raise ValueError(f"source must be a folder, or a .npz of a whole data set, got {path}")
+        if config.labels is not None:
+            raise ValueError(f"a .npz of a whole data set has labels of its own; got {config.labels} besides")
+        self._settle(config)
+        asked = None if config.layout is None else _asked_layout(config.layout, path.parent)
+        self._whole = whole = NpzFile(path, layout=asked, min_score=self.min_score, rate=self.rate)
+        self._layout, self.applied = whole.layout, whole.applied
+        self.sided, self.ready_made = whole.sided, True  # type: ignore[misc]
+        return whole.plan(config)
+
+    def protocol(self, clips: Collection[ClipInfo]) -> tuple[tuple[str, ...], Mapping[str, SplitRule]]:
+        return super().protocol(clips) if self._whole is None else (self._whole.classes, self._whole.splits)
 
     def layout(self) -> Skeleton:
         if self._layout is None:
@@ -194,6 +220,8 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 def _entry(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+    if {"frames", "offsets"} <= entries.keys():
+        raise FormatError(path, "one clip", "a whole data set; it is prepared by itself, as the source")
     named = [entries[key] for key in _KEYS if key in entries]
     if (len(named) != 1 and len(entries) != 1) or len(entries) < len(archive.infolist()):
         raise FormatError(
@@ -276,7 +304,11 @@ def read_layout(path: Path) -> Skeleton:
     OSError
         If it cannot be read.
     """
-    record = load_json(path)
+    return layout_of(path, load_json(path))
+
+
+def layout_of(path: Path, record: Any) -> Skeleton:
+    """What :func:`read_layout` makes of a file's JSON."""
     known = [field.name for field in fields(Skeleton)]
     if not isinstance(record, dict) or "edges" not in record:
         raise FormatError(path, "a JSON object with 'edges'", short(record))
