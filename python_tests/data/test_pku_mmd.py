@@ -250,7 +250,7 @@ def test_bad_sequences_are_told_by_file_and_line(
 def test_compressed_sequences_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "0001-L.txt"
     path.write_bytes(gzip.compress(GOOD.encode()))
-    with pytest.raises(FormatError, match="expected plain text, found gzip data"):
+    with pytest.raises(FormatError, match="expected plain text, found a file compressed by gzip"):
         read_clip(path, "pku-mmd")
 
 

@@ -210,7 +210,7 @@ def test_annotations_without_joints(recordings: Path, tmp_path: Path) -> None:
         ({"frame_dir": "same"}, "names must be distinct"),
         ({"keypoint": "none"}, "an array 'keypoint'"),
         ({"keypoint": np.ones((1, 5, 25, 3), bool), "total_frames": 5}, "numbers, found bool"),
-        ({"keypoint": np.full((1, 5, 25, 3), 1e39), "total_frames": 5}, "float32's range"),
+        ({"keypoint": np.full((1, 5, 25, 3), 1e39), "total_frames": 5}, "float32 can hold"),
         ({"keypoint": np.zeros((25, 3))}, "keypoint of shape"),
         ({"keypoint": np.zeros((65, 5, 25, 3))}, "M from 1 to 64"),
         ({"total_frames": True}, "total_frames"),

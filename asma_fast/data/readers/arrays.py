@@ -19,19 +19,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip
-from asma_fast.data.errors import FormatError, printable
-from asma_fast.data.labels_csv import refuse_gzip, rows_of, suggestion
+from asma_fast.data.errors import FormatError, printable, reason, short
+from asma_fast.data.labels_csv import suggestion
 from asma_fast.data.preprocessing import MAX_FRAMES
-from asma_fast.data.readers.clip_files import (
-    ClipFiles,
-    Recording,
-    load_json,
-    low_scores,
-    reason,
-    rounded,
-    short,
-)
-from asma_fast.data.readers.number_rows import number_in, numbers_of
+from asma_fast.data.readers.clip_files import ClipFiles, Recording, low_scores
+from asma_fast.data.readers.json_file import load_json
+from asma_fast.data.readers.numbers import number_in, numbers_of, rounded
+from asma_fast.data.readers.text import refuse_gzip, rows_of
 from asma_fast.skeleton import Skeleton
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
 from asma_fast.data.errors import FormatError
+from asma_fast.data.readers.numbers import rounded
 from asma_fast.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -230,15 +231,7 @@ def one_body(path: Path, frames: NDArray[np.generic], joints: int) -> NDArray[np
         raise FormatError(path, "numbers", f"{frames.dtype.name} values")
     if frames.ndim != 3 or frames.shape[0] < 1 or frames.shape[1:] != (joints, 3):
         raise FormatError(path, f"coordinates of shape (frames, {joints}, 3)", f"shape {frames.shape}")
-    with np.errstate(over="ignore"):
-        rounded = frames.astype(np.float32)
-    beyond = np.isfinite(frames) & ~np.isfinite(rounded)
-    if beyond.any():
-        place = tuple(map(int, np.argwhere(beyond)[0]))
-        raise FormatError(
-            path, "coordinates that float32 can hold", f"{frames[place]} in frame {place[0]}, joint {place[1]}"
-        )
-    return np.ascontiguousarray(rounded)[None]
+    return rounded(path, frames, axes=("frame", "joint"))[None]
 
 
 def split_by(field: str, train: Collection[int]) -> SplitRule:
@@ -287,11 +280,3 @@ def split_by_list(train: Collection[str]) -> SplitRule:
         return "train" if clip.name in stems or clip.name.partition("#")[0] in stems else "test"
 
     return rule
-
-
-def plain_bytes(path: Path) -> bytes:
-    """What is in a text file; one that was compressed by gzip is refused."""
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        raise FormatError(path, "plain text", "a file compressed by gzip; unpack it first")
-    return content
