@@ -36,7 +36,7 @@ def rounded(
     FormatError
         If a finite number would be infinite.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # the latter: signalling NaN
         result = numbers.astype(np.float32, order="C")
     beyond = np.isinf(result)
     if beyond.any():

@@ -18,11 +18,7 @@ from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import FormatError, printable, short
 from asma_fast.data.labels_csv import MAX_CLASSES
 from asma_fast.data.readers.base import state_of
-from asma_fast.data.readers.clip_files import (
-    PoseFiles,
-    Recording,
-    first_and_length,
-)
+from asma_fast.data.readers.clip_files import PoseFiles, Recording, first_and_length
 from asma_fast.data.readers.json_file import load_json, plain_numbers
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ def float32_frames(path: Path, name: str, numbers: NDArray[Any]) -> NDArray[np.f
 
 def without_padding(path: Path, name: str, frames: NDArray[Any]) -> NDArray[Any]:
     """``(M, T, V, C)`` frames up to the last that is not all zeros."""
-    filled = np.flatnonzero(frames.any(axis=(0, 2, 3)))
+    filled = np.flatnonzero((frames != 0).any(axis=(0, 2, 3)))  # any() of a signalling NaN would warn
     if not len(filled):
         raise FormatError(path, "a body in some frame", f"none in {frames.shape[1]} frames of clip {name!r}")
     return frames[:, : filled[-1] + 1]
