@@ -8,18 +8,18 @@ default that of the file; and for each split of one's own a column ``split:NAME`
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from asma_fast.data.clip import ClipInfo, Part, SplitRule
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, short
+from asma_fast.data.readers.text import rows_of, text_of
 
 COLUMNS = ("file", "label", "subject", "camera", "fps", "name")
 PARTS: Mapping[str, Part] = {"train": "train", "test": "test"}
@@ -103,42 +103,6 @@ def read_labels(
     return Labels(rows, names, splits)
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a comma-separated file, each with its number; a blank one has no cells.
-
-    Raises
-    ------
-    FormatError
-        If it is not text in UTF-8, or its quotes do not match.
-    """
-    table = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
-    while True:
-        try:
-            cells = next(table)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise FormatError(path, "comma-separated values", str(error), table.line_num) from None
-        yield table.line_num, cells
-
-
-def text_of(path: Path) -> str:
-    """A file's text, which must be UTF-8, with or without a byte-order mark."""
-    content = path.read_bytes()
-    refuse_gzip(path, content)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise FormatError(path, "text in UTF-8", f"byte {content[error.start]:#04x}", line) from None
-
-
-def refuse_gzip(path: Path, content: bytes) -> None:
-    """Refuses what begins as a compressed file does."""
-    if content[:2] == b"\x1f\x8b":
-        raise FormatError(path, "a file that is not compressed", "one packed with gzip")
-
-
 def suggestion(word: str, known: Collection[str]) -> str:
     """A question after the nearest known word, if one is near."""
     near = get_close_matches(word.lower(), list(known), 1)
@@ -149,7 +113,7 @@ def _check_header(path: Path, line: int, header: Sequence[str]) -> None:
     known, times = f"columns of {', '.join(COLUMNS)} and split:NAME", Counter(header)
     for column in header:
         if column not in COLUMNS and not (re.fullmatch("split:.+", column) and column.isprintable()):
-            raise FormatError(path, known, repr(column)[:60] + suggestion(column, (*COLUMNS, "split:")), line)
+            raise FormatError(path, known, short(column) + suggestion(column, (*COLUMNS, "split:")), line)
         if times[column] > 1:
             raise FormatError(path, f"a column {column!r} once", f"{times[column]} of them", line)
     if "file" not in header:
@@ -202,13 +166,13 @@ def _labels(
         names = tuple(sorted({text for _, text in given}))
     odd = next(((line, text) for line, text in given if not text.isprintable()), None)
     if odd is not None:
-        raise FormatError(path, "a printable label", repr(odd[1])[:60], odd[0])
+        raise FormatError(path, "a printable label", short(odd[1]), odd[0])
     index = {name: label for label, name in enumerate(names)}
     labels: list[int | None] = []
     for line, text in cells:
         if text and text not in index and not (re.fullmatch("[0-9]{1,9}", text) and int(text) < len(names)):
             where = f"a class of {classes.name}" if classes is not None else "a class"
-            raise FormatError(path, where, repr(text)[:60] + suggestion(text, names), line)
+            raise FormatError(path, where, short(text) + suggestion(text, names), line)
         labels.append(None if not text else index[text] if text in index else int(text))
     return labels, names
 
@@ -230,7 +194,7 @@ def _whole(path: Path, line: int, field: str, text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise FormatError(path, f"a number from 0 for {field}", repr(text)[:60], line)
+        raise FormatError(path, f"a number from 0 for {field}", short(text), line)
     return int(text)
 
 
@@ -244,7 +208,7 @@ def _rate(path: Path, line: int, text: str) -> float | None:
             fps = math.nan
         if 0 < fps < math.inf:
             return fps
-    raise FormatError(path, "frames a second above 0 for fps", repr(text)[:60], line)
+    raise FormatError(path, "frames a second above 0 for fps", short(text), line)
 
 
 def _split(
@@ -256,7 +220,7 @@ def _split(
         if cell in PARTS:
             parts[row.name] = PARTS[cell]
         elif cell:
-            raise FormatError(path, f"train, test or nothing for {column}", repr(cell)[:60], line)
+            raise FormatError(path, f"train, test or nothing for {column}", short(cell), line)
 
     def rule(clip: ClipInfo) -> Part | None:
         return parts.get(clip.name)

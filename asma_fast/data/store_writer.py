@@ -101,7 +101,7 @@ class StoreWriter:
     Raises
     ------
     FileExistsError
-        If the store exists and ``overwrite`` is False.
+        If the store exists and ``overwrite`` is False, or what exists is no store.
     StoreError
         If another process is writing the same store.
     OSError
@@ -136,6 +136,8 @@ class StoreWriter:
         if self.path.exists() and not overwrite:
             self._tidy()
             raise FileExistsError(errno.EEXIST, "the store exists and overwrite was not asked for", str(self.path))
+        if self.path.exists() and not _looks_like_a_store(self.path):
+            raise FileExistsError(errno.EEXIST, "a file that is no store is not overwritten", str(self.path))
         self._work = WorkInProgress(self.path)
         with self._telling_about_the_disk():
             self._work.open()
@@ -386,6 +388,12 @@ class StoreWriter:
                 f"{self.path.name}.partial and the next run resumes from it",
                 str(self.path),
             ) from error
+
+
+def _looks_like_a_store(path: Path) -> bool:
+    """Whether the file's beginning speaks of a store, sound or not."""
+    with path.open("rb") as file:
+        return METADATA_KEY.encode() in file.read(1 << 20)
 
 
 def _described(clip: Clip, begin: int, crc: int) -> _Written:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damaged import damaged, read_or_refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import damaged, read_or_refuse
 
 from asma_fast.data import FormatError, PrepareConfig, Store, prepare, read_clip
 
@@ -132,7 +132,7 @@ def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(entries, indent=1).replace("\n", "\r\n").encode())
     np.testing.assert_array_equal(read_clip(path, "coco").frames, before)
     path.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(FormatError, match="not compressed, found one packed with gzip"):
+    with pytest.raises(FormatError, match="expected plain text, found a file compressed by gzip"):
         read_clip(path, "coco")
 
 

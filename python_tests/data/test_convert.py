@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damaged import damaged
+from mutations import damaged
 
 from asma_fast.config import add_options, from_options
 from asma_fast.data import Clip, FormatError, PrepareConfig, Preprocessing, Store, StoreWriter, prepare, split_by

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damaged import TOKENS, damaged, read_or_refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import TOKENS, damaged, read_or_refuse
 
 from asma_fast.data import FormatError, PrepareConfig, Store, prepare, read_clip
 
@@ -170,7 +170,7 @@ def test_byte_order_marks_and_line_ends_do_not_matter(tmp_path: Path) -> None:
         path.write_bytes(other)
         np.testing.assert_array_equal(read_clip(path, "mediapipe").frames, before)
     path.write_bytes(gzip.compress(content))
-    with pytest.raises(FormatError, match="not compressed, found one packed with gzip"):
+    with pytest.raises(FormatError, match="expected plain text, found a file compressed by gzip"):
         read_clip(path, "mediapipe")
 
 

@@ -57,6 +57,8 @@ def test_byte_order_mark_and_other_names(tmp_path: Path) -> None:
         (record(skeletons=[[["a"] * 3] * 20]), r"expected numbers"),
         (record(skeletons=[[[10**400] * 3] * 20]), r"expected"),
         (record(skeletons=[[[None] * 3] * 20]), r"expected numbers"),
+        (b"\x1f\x8b\x08\x00", r"plain text, found a file compressed by gzip"),
+        (record().replace(b"[[[", b"[[[1e999, "), r"1e999 is beyond any float"),
         (record(skeletons=[[[1e300] * 3] * 20]), r"float32 can hold, found 1e\+300 in frame 0, joint 0"),
     ],
 )

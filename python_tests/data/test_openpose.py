@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damaged import damaged, read_or_refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import damaged, read_or_refuse
 
 from asma_fast.data import Clip, FormatError, PrepareConfig, Store, prepare, read_clip
 from asma_fast.data.readers import reader

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import read_or_refused
+from mutations import assert_refused, damaged, read_or_refuse
 
 from asma_fast.data import FormatError, PrepareConfig, PrepareReport, Store, prepare, read_clip
 from asma_fast.data.clip import ClipInfo
@@ -198,11 +198,7 @@ def test_bad_labels_are_told_by_file_and_line(
     path.write_text(content)
     pku = reader("pku-mmd")
     jobs = {job.source: job for job in pku.plan(config(source, cut=cut)).jobs}
-    with pytest.raises(FormatError) as caught:
-        jobs["0001-L.txt"].clips()
-    assert (caught.value.file, caught.value.line) == (str(path), line)
-    assert wanted in caught.value.expected
-    assert found in caught.value.found
+    assert_refused(jobs["0001-L.txt"].clips, path, line, wanted, found)
 
 
 def test_jobs_can_be_sent_to_other_processes_and_notice_changes(source: Path) -> None:
@@ -240,17 +236,13 @@ def test_bad_sequences_are_told_by_file_and_line(
 ) -> None:
     path = tmp_path / "0001-L.txt"
     path.write_bytes(content)
-    with pytest.raises(FormatError) as caught:
-        read_clip(path, "pku-mmd")
-    assert (caught.value.file, caught.value.line) == (str(path), line)
-    assert wanted in caught.value.expected
-    assert found in caught.value.found
+    assert_refused(lambda: read_clip(path, "pku-mmd"), path, line, wanted, found)
 
 
 def test_compressed_sequences_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "0001-L.txt"
     path.write_bytes(gzip.compress(GOOD.encode()))
-    with pytest.raises(FormatError, match="expected plain text, found gzip data"):
+    with pytest.raises(FormatError, match="expected plain text, found a file compressed by gzip"):
         read_clip(path, "pku-mmd")
 
 
@@ -272,7 +264,7 @@ def test_spelt_out_infinities_and_nan_stay(tmp_path: Path) -> None:
 
 def test_mutated_sequences_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "0001-L.txt"
-    for clip in read_or_refused(path, GOOD.encode(), lambda: read_clip(path, "pku-mmd")):
+    for clip in read_or_refuse(path, damaged(GOOD.encode()), lambda: read_clip(path, "pku-mmd"))[0]:
         assert (clip.frames.shape[0], *clip.frames.shape[2:], clip.frames.dtype) == (2, 25, 3, np.float32)
         assert clip.length <= 6
 
@@ -281,7 +273,7 @@ def test_mutated_labels_are_read_or_refused(source: Path) -> None:
     path = source.parent / "labels/0001-L.txt"
     pku = PkuMmd()
     original = b"5,1,10,2\n7,12,30,1\n51,31,60,2\n"
-    for segments in read_or_refused(path, original, lambda: pku.segments(path, 60)):
+    for segments in read_or_refuse(path, damaged(original), lambda: pku.segments(path, 60))[0]:
         used = [frame for segment in segments for frame in range(segment.start, segment.stop)]
         assert len(used) == len(set(used)) > 0
         assert set(used) <= set(range(60))

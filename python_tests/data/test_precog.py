@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import read_or_refused
+from mutations import assert_refused, damaged, read_or_refuse
 
-from asma_fast.data import FormatError, PrepareConfig, PrepareReport, Store, prepare, read_clip
+from asma_fast.data import PrepareConfig, PrepareReport, Store, prepare, read_clip
 from asma_fast.data.readers import reader
 
 HEADER = (
@@ -160,17 +160,14 @@ def test_bad_files_are_told_by_file_and_line(
 ) -> None:
     path = tmp_path / "Seq1_1.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(FormatError) as caught:
-        read_clip(path, "precog")
-    assert (caught.value.file, caught.value.line) == (str(path), line)
-    assert wanted in caught.value.expected
-    assert found in caught.value.found
+    assert_refused(lambda: read_clip(path, "precog"), path, line, wanted, found)
 
 
 def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "Seq1_1.csv"
     precog = reader("precog")
-    for clips in read_or_refused(path, "\n".join(LINES[:5]).encode(), lambda: precog.clips(path, "file-order")):
+    contents = damaged("\n".join(LINES[:5]).encode())
+    for clips in read_or_refuse(path, contents, lambda: precog.clips(path, "file-order"))[0]:
         assert sum(clip.length for clip in clips) <= 7
         for clip in clips:
             assert (clip.frames.shape[0], *clip.frames.shape[2:], clip.frames.dtype) == (1, 20, 3, np.float32)

@@ -64,6 +64,7 @@ class AimClr(ReadyMade):
     turns) is not known to the file.
     """
 
+    options = frozenset({"labels", "fps"})
     dataset = "aimclr"
     skeleton = "ntu-rgb+d"
     bodies = 2
@@ -96,7 +97,7 @@ class AimClr(ReadyMade):
             kept = [index for index, name in enumerate(pair.names) if name not in exclude]
             excluded += [name for name in pair.names if name in exclude]
             numbers = map_array(pair.array)
-            alone = {i for i in kept if not numbers[i, :, 0].any() and not numbers[i].any()}
+            alone = {i for i in kept if not np.count_nonzero(numbers[i, :, 0]) and not np.count_nonzero(numbers[i])}
             for group in groups(kept, alone):
                 token = token_of(pair.array, pair.labels_file, group, config.fps)
                 job = partial(self._read, pair, group, config.fps or None)
@@ -160,7 +161,7 @@ class AimClr(ReadyMade):
         """AimCLR's where the clips, of which some are looked at, can have been made by it."""
         recipe = Preprocessing.named("aimclr")
         looked_at = array[:: max(1, len(array) // 32), :, :, self._centre]
-        return recipe if array.shape[2] == recipe.frames and not looked_at.any() else None
+        return recipe if array.shape[2] == recipe.frames and not np.count_nonzero(looked_at) else None
 
     def _read(self, pair: _Pair, group: Sequence[int], fps: float | None) -> list[Clip]:
         array = self._checked(pair.array, map_array(pair.array))
@@ -171,7 +172,7 @@ class AimClr(ReadyMade):
         padded = numbers.transpose(3, 1, 2, 0)
         trimmed = without_padding(pair.array, name, padded)
         frames = float32_frames(pair.array, name, trimmed if self.applied is None else padded)
-        if self.applied is not None and frames[:, :, self._centre].any():
+        if self.applied is not None and np.count_nonzero(frames[:, :, self._centre]):
             raise FormatError(pair.array, "the spine-shoulder at the origin, as in other clips", f"clip {name!r}")
         subject, camera = ntu_numbers(name)
         return Clip(

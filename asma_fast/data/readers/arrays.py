@@ -19,20 +19,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
-from asma_fast.data.errors import FormatError, printable
-from asma_fast.data.labels_csv import refuse_gzip, rows_of, suggestion
+from asma_fast.data.errors import FormatError, printable, reason, short
+from asma_fast.data.labels_csv import suggestion
 from asma_fast.data.preprocessing import MAX_FRAMES
 from asma_fast.data.readers.base import Plan
-from asma_fast.data.readers.clip_files import (
-    ClipFiles,
-    Recording,
-    load_json,
-    low_scores,
-    reason,
-    rounded,
-    short,
-)
-from asma_fast.data.readers.number_rows import number_in, numbers_of
+from asma_fast.data.readers.clip_files import ClipFiles, Recording, low_scores
+from asma_fast.data.readers.json_file import load_json
+from asma_fast.data.readers.numbers import number_in, numbers_of, rounded
+from asma_fast.data.readers.text import refuse_gzip, rows_of
 from asma_fast.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -68,6 +62,7 @@ class Arrays(ClipFiles):
     (:class:`asma_fast.data.readers.npz_file.NpzFile`); it brings its labels, splits, layout and preprocessing.
     """
 
+    options = frozenset({"labels", "fps", "min_score", "layout"})
     dataset = "arrays"
     skeleton = "custom"
     bodies = 1
@@ -251,7 +246,10 @@ def _table(path: Path, layout: Skeleton) -> NDArray[np.float64]:
             count = len(cells)
             _channels(path, count, layout)
             numbers = [number_in(cell) for cell in cells]
-            if count > 1 and (numbers == list(range(count)) or not any(map(_is_number, cells))):
+            if count > 1 and (
+                numbers == list(range(count))
+                or (any(cell.strip() for cell in cells) and not any(map(_is_number, cells)))
+            ):
                 continue
         rows.append(numbers_of(path, line, cells, count))
     if not rows:

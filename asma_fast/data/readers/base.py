@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
 from asma_fast.data.errors import FormatError
+from asma_fast.data.readers.numbers import rounded
 from asma_fast.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -44,11 +46,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to read: jobs in the order of the store, files that are not the data set's, files left out."""
+    """What there is to read: jobs in the order of the store, files that are not the data set's, files left out, and the
+    names to be left out that are no file's."""
 
     jobs: tuple[Job, ...]
     ignored: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 class DataSet:
@@ -89,6 +93,8 @@ class Reader(DataSet, ABC):
     """Rules for choosing bodies that make sense here."""
     applied: Preprocessing | None = None
     """What other software has done to the clips already; nothing is done twice."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Which of ``prepare``'s options ``labels``, ``layout``, ``fps``, ``min_score`` and ``cut`` it reads."""
     ready_made: ClassVar[bool] = False
     """Whether the clips come prepared by other software: then their missing joints are kept as they are."""
     pattern: ClassVar[re.Pattern[str]]
@@ -114,21 +120,23 @@ class Reader(DataSet, ABC):
             If the source is not what the reader needs, or holds nothing of the data set.
         """
         folder, exclude = folder_of(config), listed(config.exclude)
-        jobs, ignored, excluded = [], [], []
+        jobs, ignored, excluded, unmatched = [], [], [], set(exclude)
         for path in sorted(files_under(folder)):
             source = path.relative_to(folder).as_posix()
-            if not self.matches(path):
+            names = {path.name, path.stem, self.clip_name(path)}
+            unmatched -= names
+            if not self.matches(path) or not is_plain(path):
                 ignored.append(source)
-            elif exclude.intersection((path.name, path.stem, self.clip_name(path))):
+            elif exclude & names:
                 excluded.append(source)
             else:
                 jobs.append(Job(source, state_of(path), partial(self.clips, path, config.bodies)))
         if not jobs:
             raise ValueError(
-                f"{folder} holds no file of {self.dataset}: expected names like {self.pattern.pattern}, "
+                f"{folder} holds no file of {self.dataset}: expected names by {self.pattern.pattern}, "
                 f"found {some(ignored) or 'none'}" + (f"; {len(excluded)} excluded" if excluded else "")
             )
-        return Plan(tuple(jobs), tuple(ignored), tuple(excluded))
+        return Plan(tuple(jobs), tuple(ignored), tuple(excluded), tuple(sorted(unmatched)))
 
     @abstractmethod
     def read(self, path: Path, bodies: str) -> Clip:
@@ -204,9 +212,34 @@ def listed(names: Path | None) -> frozenset[str]:
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Every file below the folder, in no order."""
-    for parent, _, names in os.walk(folder):
+    """Every file below the folder, in no order; links to folders are followed, each folder once.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be read: what lies in it would be lost.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         yield from (Path(parent, name) for name in names)
+
+
+def is_plain(path: Path) -> bool:
+    """Whether reading it ends: not so for pipes, sockets and devices. Of a dangling link, reading tells."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        return True
+    return stat.S_ISREG(kind)
 
 
 def state_of(path: Path) -> str:
@@ -230,15 +263,7 @@ def one_body(path: Path, frames: NDArray[np.generic], joints: int) -> NDArray[np
         raise FormatError(path, "numbers", f"{frames.dtype.name} values")
     if frames.ndim != 3 or frames.shape[0] < 1 or frames.shape[1:] != (joints, 3):
         raise FormatError(path, f"coordinates of shape (frames, {joints}, 3)", f"shape {frames.shape}")
-    with np.errstate(over="ignore"):
-        rounded = frames.astype(np.float32)
-    beyond = np.isfinite(frames) & ~np.isfinite(rounded)
-    if beyond.any():
-        place = tuple(map(int, np.argwhere(beyond)[0]))
-        raise FormatError(
-            path, "coordinates that float32 can hold", f"{frames[place]} in frame {place[0]}, joint {place[1]}"
-        )
-    return np.ascontiguousarray(rounded)[None]
+    return rounded(path, frames, axes=("frame", "joint"))[None]
 
 
 def split_by(field: str, train: Collection[int]) -> SplitRule:
@@ -252,8 +277,10 @@ def split_by(field: str, train: Collection[int]) -> SplitRule:
 
 
 def asked_splits(text: str | None) -> dict[str, SplitRule]:
-    """The splits that ``prepare --split`` describes: ``subject:1,3`` is ``xsub``, ``camera:2`` is ``xview``, and
-    ``list:FILE`` has the file's stem for a name: the clips it lists train, the others test.
+    """The splits that ``prepare --split`` describes.
+
+    ``subject:1,3`` is ``xsub``, ``camera:2`` is ``xview``, and ``list:FILE``, the clips in which train while the others
+    test, has the file's stem for a name. ``NAME=`` before any of them names it otherwise.
 
     Raises
     ------
@@ -264,34 +291,36 @@ def asked_splits(text: str | None) -> dict[str, SplitRule]:
     """
     splits: dict[str, SplitRule] = {}
     for part in filter(None, (text or "").split(";")):
-        kind, _, value = part.partition(":")
-        if kind == "list" and value:
-            splits[Path(value).stem] = split_by_list(listed(Path(value)))
-            continue
+        named, equals, described = part.rpartition("=")
+        kind, _, value = described.partition(":")
+        usual = {"subject": "xsub", "camera": "xview", "list": Path(value).stem}
         try:
-            name = {"subject": "xsub", "camera": "xview"}[kind]
-            splits[name] = split_by(kind, {int(number) for number in value.split(",")})
+            name = named if equals else usual[kind]
+            if not name or not value:
+                raise ValueError
+            rule = split_by_list(listed(Path(value))) if kind == "list" else split_by(kind, set(_integers(value)))
         except (KeyError, ValueError):
             raise ValueError(
-                f"split must be subject:NUMBERS, camera:NUMBERS or list:FILE, several with ; between; got {part!r}"
+                "split must be subject:NUMBERS, camera:NUMBERS or list:FILE, NAME= before it if wanted, several with ; "
+                f"between; got {part!r}"
             ) from None
+        if name in splits:
+            raise ValueError(f"split {name} is described twice in {text!r}; name one by NAME= before it")
+        splits[name] = rule
     return splits
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def split_by_list(train: Collection[str]) -> SplitRule:
     """Clips that ``train`` names, with or without a file ending, train; the others test. A clip that was cut from a
-    recording, ``RECORDING#NUMBER``, goes where the recording goes."""
+    recording, ``RECORDING#NUMBER`` of three digits or more, goes where the recording goes."""
     stems = {name.rpartition(".")[0] or name for name in train} | set(train)
 
     def rule(clip: ClipInfo) -> Part:
-        return "train" if clip.name in stems or clip.name.partition("#")[0] in stems else "test"
+        recording = re.sub(r"#\d{3,}$", "", clip.name)
+        return "train" if clip.name in stems or recording in stems else "test"
 
     return rule
-
-
-def plain_bytes(path: Path) -> bytes:
-    """What is in a text file; one that was compressed by gzip is refused."""
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        raise FormatError(path, "plain text", "a file compressed by gzip; unpack it first")
-    return content

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -19,9 +17,10 @@ from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
 from asma_fast.data.errors import FormatError, printable
-from asma_fast.data.labels_csv import Labels, Row, read_labels, refuse_gzip
+from asma_fast.data.labels_csv import Labels, Row, read_labels
 from asma_fast.data.preprocessing import MAX_FRAMES
 from asma_fast.data.readers.base import Job, Plan, Reader, files_under, folder_of, listed, some, state_of
+from asma_fast.data.readers.numbers import rounded
 
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig
@@ -68,6 +67,7 @@ class ClipFiles(Reader):
     be printed (and bytes that are not UTF-8) are escaped as in Python. Hidden files, ``.NAME``, are ignored.
     """
 
+    options = frozenset({"labels", "fps", "min_score"})
     fps = None
     splits: Mapping[str, SplitRule] = {}  # type: ignore[misc]
     classes = ()
@@ -209,69 +209,6 @@ class PoseFiles(ClipFiles):
 
 def _among(path: Path, others: Sequence[Path]) -> bool:
     return any(path.name == other.name and path.resolve() == other.resolve() for other in others)
-
-
-def short(value: object) -> str:
-    """The beginning of a value, whatever it holds."""
-    shown = reprlib.repr(value)
-    return shown if len(shown) <= 60 else shown[:59] + "…"
-
-
-def reason(error: Exception) -> str:
-    """What an error of other software says, on one line."""
-    return f"{type(error).__name__}: {printable(' '.join(str(error).split())[:160])}"
-
-
-def load_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises
-    ------
-    FormatError
-        If it is no JSON, is nested too deeply, or has a number that no float can hold.
-    """
-    content = path.read_bytes()
-    refuse_gzip(path, content)
-    try:
-        return json.loads(content, parse_float=_decimal)
-    except json.JSONDecodeError as error:
-        rest = error.doc[error.pos : error.pos + 20]
-        found = short(rest) if rest else "the end of the file"
-        raise FormatError(path, f"JSON ({error.msg})", found, error.lineno) from None
-    except UnicodeDecodeError as error:
-        raise FormatError(path, "JSON in UTF-8", f"byte {error.object[error.start]:#04x}") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, "JSON of plain numbers and lists", reason(error)) from None
-
-
-def _decimal(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:20]} is beyond any float")
-    return value
-
-
-def plain_numbers(path: Path, values: Any, counts: Collection[int], what: str) -> NDArray[np.float64]:
-    """A JSON list of so many numbers as an array."""
-    wanted = f"{what}: {' or '.join(map(str, counts))} numbers"
-    if not isinstance(values, list) or len(values) not in counts:
-        raise FormatError(path, wanted, f"{len(values)}" if isinstance(values, list) else short(values))
-    if not set(map(type, values)) <= {int, float}:
-        raise FormatError(path, wanted, short(next(value for value in values if type(value) not in (int, float))))
-    try:
-        return np.array(values, np.float64)
-    except OverflowError:
-        raise FormatError(path, wanted, "one beyond any float") from None
-
-
-def rounded(path: Path, numbers: NDArray[Any]) -> NDArray[np.float32]:
-    """Numbers as float32; what only there would be infinite is refused."""
-    with np.errstate(over="ignore"):
-        result = numbers.astype(np.float32)
-    beyond = np.asarray(np.isinf(result) & np.isfinite(numbers))
-    if beyond.any():
-        raise FormatError(path, "numbers that float32 can hold", str(numbers[beyond].flat[0]))
-    return result
 
 
 def low_scores(path: Path, frames: NDArray[np.float32], least: float) -> NDArray[np.bool_] | None:

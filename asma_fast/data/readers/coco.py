@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip
-from asma_fast.data.errors import FormatError
-from asma_fast.data.readers.clip_files import PoseFiles, load_json, plain_numbers, short
+from asma_fast.data.errors import FormatError, short
+from asma_fast.data.readers.clip_files import PoseFiles
+from asma_fast.data.readers.json_file import load_json, plain_numbers
 
 _MAX_SIDE = 1_000_000
 

@@ -56,6 +56,7 @@ class CtrGcn(ReadyMade):
     ``xsub``, ``xview`` or ``xset`` where the file's name ends so (``NTU60_CS.npz``), else ``published``.
     """
 
+    options = frozenset({"fps"})
     dataset = "ctrgcn"
     skeleton = "ntu-rgb+d"
     bodies = BODIES

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, short
 from asma_fast.data.readers.base import Reader
-from asma_fast.data.readers.text import number_rows, shown, text_lines
+from asma_fast.data.readers.numbers import number_rows
+from asma_fast.data.readers.text import text_lines
 
 _JOINTS = tuple(
     b"SpineBase SpineMid Neck Head ShoulderLeft ElbowLeft WristLeft HandLeft ShoulderRight ElbowRight WristRight "
@@ -56,7 +57,7 @@ class Irds(Reader):
             raise FormatError(path, f"a gesture from 0 to {len(self.classes) - 1} in the file's name", str(label))
         lines = text_lines(path)
         if re.fullmatch(rb"Version\d+(\.\d+)*\s*", lines[0]) is None:
-            raise FormatError(path, "a version such as 'Version0.1'", shown(lines[0]), 1)
+            raise FormatError(path, "a version such as 'Version0.1'", short(lines[0]), 1)
         if len(lines) == 1:
             raise FormatError(path, "a frame", "the end of the file", 2)
         untracked: list[list[bool]] = [[] for _ in lines[1:]]
@@ -72,7 +73,7 @@ class Irds(Reader):
                 fields = text.split(b",")
                 if len(fields) != 7 or fields[0] != joint or fields[1] not in _STATES or not text.endswith(b")"):
                     wanted = f"({joint.decode()},Tracked|Inferred|NotTracked,x,y,z,u,v)"
-                    raise FormatError(path, wanted, shown(b"(" + text), number)
+                    raise FormatError(path, wanted, short(b"(" + text), number)
                 states.append(_STATES[fields[1]])
                 tokens += *fields[2:6], fields[6][:-1]
             untracked[number - 2] = states

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip
-from asma_fast.data.errors import FormatError
-from asma_fast.data.labels_csv import rows_of, suggestion
-from asma_fast.data.readers.clip_files import PoseFiles, first_and_length, load_json, plain_numbers, short
-from asma_fast.data.readers.number_rows import numbers_of
+from asma_fast.data.errors import FormatError, short
+from asma_fast.data.labels_csv import suggestion
+from asma_fast.data.readers.clip_files import PoseFiles, first_and_length
+from asma_fast.data.readers.json_file import load_json, plain_numbers
+from asma_fast.data.readers.numbers import numbers_of
+from asma_fast.data.readers.text import rows_of
 
 _FIELDS = ("x", "y", "z", "visibility")
 _WIDE = tuple(f"{field}{joint}" for joint in range(33) for field in _FIELDS)

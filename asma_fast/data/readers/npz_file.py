@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, reason, short
 from asma_fast.data.npy import read_header
 from asma_fast.data.npz import Member, members
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.readers.arrays import layout_of
 from asma_fast.data.readers.base import Job, Plan
-from asma_fast.data.readers.clip_files import low_scores, reason, short
+from asma_fast.data.readers.clip_files import low_scores
 from asma_fast.data.readers.ready_made import CLIPS_A_JOB, float32_frames, left_out, span, token_of
 from asma_fast.skeleton import Skeleton
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from asma_fast._backends import native
 from asma_fast.data.bodies import BODIES, BODY_RULES, RecordedBodies, choose_bodies
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
-from asma_fast.data.readers.base import Reader, plain_bytes, split_by
+from asma_fast.data.readers.base import Reader, split_by
+from asma_fast.data.readers.text import plain_bytes
 
 # The training subjects of NTU-120; those up to 40 are NTU-60's.
 _TRAIN_SUBJECTS = frozenset(

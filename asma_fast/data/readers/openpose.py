@@ -15,17 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data.clip import Clip, ClipInfo, SplitRule
-from asma_fast.data.errors import FormatError, printable
+from asma_fast.data.errors import FormatError, printable, short
 from asma_fast.data.labels_csv import MAX_CLASSES
 from asma_fast.data.readers.base import state_of
-from asma_fast.data.readers.clip_files import (
-    PoseFiles,
-    Recording,
-    first_and_length,
-    load_json,
-    plain_numbers,
-    short,
-)
+from asma_fast.data.readers.clip_files import PoseFiles, Recording, first_and_length
+from asma_fast.data.readers.json_file import load_json, plain_numbers
 
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asma_fast.data.clip import Clip
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, short
 from asma_fast.data.readers.base import Job, Plan, Reader, files_under, folder_of, listed, split_by, state_of
-from asma_fast.data.readers.text import integer, is_number, number_rows, shown, text_lines
+from asma_fast.data.readers.numbers import integer, number_in, number_rows
+from asma_fast.data.readers.text import text_lines
 
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig
@@ -48,6 +49,7 @@ class PkuMmd(Reader):
     protocol are given as ``split="list:FILE"``; what they do not name for training is tested on.
     """
 
+    options = frozenset({"labels", "cut"})
     dataset = "pku-mmd"
     skeleton = "ntu-rgb+d"
     bodies = 2
@@ -145,12 +147,12 @@ class PkuMmd(Reader):
         for number, line in enumerate(text_lines(path), 1):
             fields = line.split(b",")
             if len(fields) != 4:
-                raise FormatError(path, "action,start,end,confidence", shown(line), number)
+                raise FormatError(path, "action,start,end,confidence", short(line), number)
             action = integer(path, fields[0], 1, len(self.classes), "an action", number)
             start = integer(path, fields[1], 1, frames, "a first frame", number)
             stop = integer(path, fields[2], start, frames, "a last frame", number)
-            if not is_number(fields[3]):
-                raise FormatError(path, "a confidence", shown(fields[3]), number)
+            if number_in(fields[3]) is None:
+                raise FormatError(path, "a confidence", short(fields[3]), number)
             found.append(Segment(action - 1, start - 1, stop, number))
         in_time = sorted(found, key=lambda segment: segment.start)
         for before, after in pairwise(in_time):

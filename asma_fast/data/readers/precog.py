@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asma_fast.data.clip import Clip
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, short
 from asma_fast.data.readers.base import Plan, Reader, split_by
-from asma_fast.data.readers.text import integer, number_rows, shown, text_lines
+from asma_fast.data.readers.numbers import integer, number_rows
+from asma_fast.data.readers.text import text_lines
 
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig
@@ -32,6 +33,7 @@ class Precog(Reader):
     too, in their order; else a clip is a whole sequence, with its frames' classes. No camera: there was one.
     """
 
+    options = frozenset({"cut"})
     dataset = "precog"
     skeleton = "kinect-v1"
     bodies = 1
@@ -63,7 +65,7 @@ class Precog(Reader):
         lines = text_lines(path)
         header = lines[0].split(b";")
         if tuple(cell.strip() for cell in header) != _JOINTS:
-            raise FormatError(path, f"{len(_JOINTS)} joints, HipCenter; Spine; …", shown(lines[0]), 1)
+            raise FormatError(path, f"{len(_JOINTS)} joints, HipCenter; Spine; …", short(lines[0]), 1)
         if len(lines) == 1:
             raise FormatError(path, "a frame", "the end of the file", 2)
         labels = np.empty(len(lines) - 1, np.int64)
@@ -77,7 +79,7 @@ class Precog(Reader):
             for cell in cells:
                 point = cell.split()
                 if len(point) != 3:
-                    raise FormatError(path, "a joint's x y z", shown(cell), number)
+                    raise FormatError(path, "a joint's x y z", short(cell), number)
                 tokens += point
             return tokens
 

@@ -55,6 +55,7 @@ class Pyskl(ReadyMade):
     ``published``; ``train1`` with ``test1``, ``split1``. Where both val and test exist, the latter is ``NAME_test``.
     """
 
+    options = frozenset({"fps", "min_score", "layout"})
     dataset = "pyskl"
     skeleton = "coco"
     bodies = 0
@@ -171,7 +172,7 @@ class Pyskl(ReadyMade):
         labels = annotation.get("frame_labels")
         if labels is not None and (not isinstance(labels, np.ndarray) or labels.shape != points.shape[1:2]):
             return f"frame_labels of shape {points.shape[1:2]}", str(getattr(labels, "shape", type(labels).__name__))
-        if not points.any():
+        if not np.count_nonzero(points):
             return "a body in some frame", f"none in {points.shape[1]} frames"
         return None
 

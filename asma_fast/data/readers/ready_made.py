@@ -16,6 +16,7 @@ from asma_fast.data.errors import FormatError
 from asma_fast.data.pickles import shown
 from asma_fast.data.readers.base import Reader, listed, state_of
 from asma_fast.data.readers.ntu import Ntu
+from asma_fast.data.readers.numbers import rounded
 
 if TYPE_CHECKING:
     from asma_fast.data.prepare import PrepareConfig
@@ -79,18 +80,12 @@ def float32_frames(path: Path, name: str, numbers: NDArray[Any]) -> NDArray[np.f
     """A clip's numbers as float32; those that are not finite stay so."""
     if numbers.dtype.kind not in "fiu":
         raise FormatError(path, "numbers", f"{numbers.dtype.name} values in clip {name!r}")
-    with np.errstate(over="ignore"):
-        frames = np.ascontiguousarray(numbers, np.float32)
-    if not np.isfinite(frames).all():
-        too_big = np.isinf(frames) & np.isfinite(numbers)
-        if too_big.any():
-            raise FormatError(path, "coordinates in float32's range", f"{numbers[too_big][0]} in clip {name!r}")
-    return frames
+    return rounded(path, numbers, f"in clip {name!r}")
 
 
 def without_padding(path: Path, name: str, frames: NDArray[Any]) -> NDArray[Any]:
     """``(M, T, V, C)`` frames up to the last that is not all zeros."""
-    filled = np.flatnonzero(frames.any(axis=(0, 2, 3)))
+    filled = np.flatnonzero((frames != 0).any(axis=(0, 2, 3)))  # any() of a signalling NaN would warn
     if not len(filled):
         raise FormatError(path, "a body in some frame", f"none in {frames.shape[1]} frames of clip {name!r}")
     return frames[:, : filled[-1] + 1]

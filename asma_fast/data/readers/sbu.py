@@ -10,7 +10,8 @@ import numpy as np
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
 from asma_fast.data.errors import FormatError
 from asma_fast.data.readers.base import Reader
-from asma_fast.data.readers.text import number_rows, text_lines
+from asma_fast.data.readers.numbers import number_rows, rounded
+from asma_fast.data.readers.text import text_lines
 
 _NUMBERS = 1 + 2 * 15 * 3
 
@@ -85,12 +86,7 @@ class Sbu(Reader):
         normalised = rows[:, 1:].reshape(-1, 2, 15, 3)
         points = np.array([1280, 960, 0]) + np.array([-2560, -1920, 10000 / 7.8125]) * normalised
         points[~normalised.any(axis=(2, 3))] = 0
-        with np.errstate(over="ignore"):
-            frames = points.astype(np.float32)
-        too_large = np.isinf(frames) & np.isfinite(normalised)
-        if too_large.any():
-            place = tuple(np.argwhere(too_large)[0])
-            raise FormatError(path, "a coordinate that float32 holds", f"{points[place]:g}", int(place[0]) + 1)
+        frames = rounded(path, points, first_line=1)
         return Clip(
             np.ascontiguousarray(frames.transpose(1, 0, 2, 3)),
             self.skeleton,

@@ -1,14 +1,26 @@
-"""What the readers of plain text share: lines, and numbers that say where they are wrong."""
+"""Text files: their bytes, their lines, and the cells between their commas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from asma_fast.data.errors import FormatError
+
+
+def plain_bytes(path: Path) -> bytes:
+    """What is in a text file; one that was compressed by gzip is refused."""
+    content = path.read_bytes()
+    refuse_gzip(path, content)
+    return content
+
+
+def refuse_gzip(path: Path, content: bytes) -> None:
+    """Refuses what begins as a file compressed by gzip does."""
+    if content.startswith(b"\x1f\x8b"):
+        raise FormatError(path, "plain text", "a file compressed by gzip; unpack it first")
 
 
 def text_lines(path: Path) -> list[bytes]:
@@ -21,9 +33,7 @@ def text_lines(path: Path) -> list[bytes]:
     OSError
         If it cannot be read.
     """
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        raise FormatError(path, "plain text", "gzip data: decompress the file first")
+    content = plain_bytes(path)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise FormatError(path, "text in UTF-8", "UTF-16")
     lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -34,75 +44,30 @@ def text_lines(path: Path) -> list[bytes]:
     return lines
 
 
-def number_rows(
-    path: Path, lines: Sequence[bytes], split: Callable[[bytes, int], list[bytes]], first: int = 1
-) -> NDArray[np.float64]:
-    """Lines of numbers as ``(lines, numbers)``.
-
-    Parameters
-    ----------
-    path
-        Named in errors.
-    lines
-        The lines; at least one.
-    split
-        Takes a line and its number in the file to its tokens, as many for each line.
-    first
-        Number of the first line in the file.
-
-    Returns
-    -------
-    NDArray
-        NaN and infinities where the file spells them out; anything else is in the range of float32.
+def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a comma-separated file, each with its number; a blank one has no cells.
 
     Raises
     ------
     FormatError
-        If a token is no number, or too large for float32.
+        If it is not text in UTF-8, or its quotes do not match.
     """
-    rows = []
-    for number, line in enumerate(lines, first):
-        tokens = split(line, number)
+    table = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
+    while True:
         try:
-            rows.append(np.array(list(map(_number, tokens) if b"_" in line else map(float, tokens))))
-        except ValueError:
-            wrong = next(token for token in tokens if not is_number(token))
-            raise FormatError(path, "a number", shown(wrong), number) from None
-    values = np.array(rows)
-    large = np.abs(values) > np.finfo(np.float32).max
-    for index in np.flatnonzero(large.any(axis=1)).tolist():
-        tokens = split(lines[index], first + index)
-        for place in np.flatnonzero(large[index]).tolist():
-            if b"inf" not in tokens[place].lower():
-                raise FormatError(path, "a number that float32 holds", shown(tokens[place]), first + index)
-    return values
+            cells = next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise FormatError(path, "comma-separated values", str(error), table.line_num) from None
+        yield table.line_num, cells
 
 
-def integer(path: Path, token: bytes, least: int, most: int, what: str, line: int) -> int:
-    """A whole number in a range, or a FormatError that calls it ``what``."""
-    token = token.strip()
-    value = int(token) if token.isdigit() and len(token) < 19 else least - 1
-    if not least <= value <= most:
-        raise FormatError(path, f"{what} from {least} to {most}", shown(token), line)
-    return value
-
-
-def shown(text: bytes) -> str:
-    """The beginning of what stands in a file, in quotes."""
-    readable = text[:40].decode("ascii", "replace").replace("\ufffd", "?")
-    return repr(readable + ("…" if len(text) > 40 else ""))
-
-
-def _number(token: bytes) -> float:
-    if b"_" in token:  # which Python takes for a separator of digits
-        raise ValueError
-    return float(token)
-
-
-def is_number(token: bytes) -> bool:
-    """Whether a token is a decimal number, NaN or an infinity."""
+def text_of(path: Path) -> str:
+    """A file's text, which must be UTF-8, with or without a byte-order mark."""
+    content = plain_bytes(path)
     try:
-        _number(token)
-    except ValueError:
-        return False
-    return True
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise FormatError(path, "text in UTF-8", f"byte {content[error.start]:#04x}", line) from None
