@@ -74,11 +74,11 @@ class ConvertReport:
 def convert(config: ConvertConfig) -> ConvertReport:
     """Writes a store out, bit for bit as far as the format can hold it.
 
-    ``"pyskl"`` holds everything: what PYSKL has no place for stands under keys that it does not look at, and
-    ``prepare pyskl`` reads it back. ``"ctrgcn"`` holds 25 joints, two bodies, 300 frames, labels and one split.
-    ``"arrays"`` holds all but image sizes. ``"npz"`` holds everything in one archive of plain arrays, which
-    ``prepare arrays`` reads back. ``"store"`` changes the joint layout alone; with another target, ``layout``
-    changes it on the way. The file appears whole or not at all.
+    ``"pyskl"`` holds all of the clips: what PYSKL has no place for stands under keys that it does not look at, and
+    ``prepare pyskl`` reads it back. ``"npz"`` holds as much in one archive of plain arrays, which ``prepare arrays``
+    reads back. ``"arrays"`` lacks image sizes and whether classes tell left from right. ``"ctrgcn"`` holds 25 joints,
+    two bodies, 300 frames, labels and one split. How bodies were chosen, no format brings back. ``"store"`` changes the
+    joint layout alone; with another target, ``layout`` changes it on the way. The file appears whole or not at all.
 
     Parameters
     ----------

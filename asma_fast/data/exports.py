@@ -177,7 +177,7 @@ def write_ctrgcn(source: Source, path: Path, overwrite: bool) -> list[str]:
                     member.write((np.arange(len(store.classes)) == store.labels[index]).astype("<f4").tobytes())
     if padded:
         notes.append(f"{padded} clips end in frames without a body, which the format does not tell from padding")
-    return notes
+    return [*notes, *_unsaid(store)]
 
 
 def _check_ctrgcn(source: Source) -> None:
@@ -293,8 +293,10 @@ def write_arrays(source: Source, folder: Path, overwrite: bool) -> list[str]:
     if store.preprocessing is not None:
         raise ValueError(f"plain arrays cannot say that clips were preprocessed; {store.path} holds such")
     for name in (*store.names, *store.classes, *source.splits):
-        if name != " ".join(name.split()):
-            raise ValueError(f"names in a labels.csv have no blanks at their ends and no line breaks, got {name!r}")
+        if not name or name != " ".join(name.split()):
+            raise ValueError(
+                f"names in a labels.csv are not empty, without line breaks or blanks at their ends, got {name!r}"
+            )
     plain = {name for name in store.names if _FILE_NAME.fullmatch(name)}
     with whole_folder(folder, overwrite) as new:
         table = io.StringIO()
@@ -305,7 +307,8 @@ def write_arrays(source: Source, folder: Path, overwrite: bool) -> list[str]:
         for index, (clip, frames) in enumerate(source.clips()):
             file = f"{clip.name if clip.name in plain else f'_{index:06}'}.npy"
             np.save(new / file, frames, allow_pickle=False)
-            fields = (clip.label, clip.subject, clip.camera, clip.fps)
+            label = None if clip.label is None else store.classes[clip.label]
+            fields = (label, clip.subject, clip.camera, clip.fps)
             row = ["" if field is None else field for field in fields]
             rows.writerow([file, clip.name, *row, *(parts.get(clip.name, "") for parts in splits.values())])
         (new / "labels.csv").write_text(table.getvalue(), encoding="utf-8")
@@ -313,7 +316,15 @@ def write_arrays(source: Source, folder: Path, overwrite: bool) -> list[str]:
         (new / "layout.json").write_text(layout + "\n", encoding="utf-8")
         (new / "classes.txt").write_text("".join(f"{name}\n" for name in store.classes), encoding="utf-8")
     sizes = int((store.image_sizes > 0).any(axis=1).sum())
-    return [f"the image sizes of {sizes} clips have no place in plain arrays"] if sizes else []
+    notes = [f"the image sizes of {sizes} clips have no place in plain arrays"] if sizes else []
+    return [*notes, *_unsaid(store)]
+
+
+def _unsaid(store: Store) -> list[str]:
+    """A note on what files that know clips only cannot say."""
+    if not store.sided:
+        return []
+    return ["that classes tell left from right has no place there: read the files with prepare --sided"]
 
 
 # Whole or not at all.

@@ -26,6 +26,9 @@ from asma_fast.skeleton import Skeleton
 CLASSES = ("walk", "run, fast", "jump")
 
 
+SIDED = "that classes tell left from right has no place there: read the files with prepare --sided"
+
+
 def a_store(
     path: Path,
     layout: str = "ntu-rgb+d",
@@ -144,7 +147,7 @@ def test_pyskl_is_what_pickle_reads(tmp_path: Path) -> None:
 def test_ctrgcn_and_back(tmp_path: Path, bodies: int) -> None:
     store = a_store(tmp_path / "a.safetensors", bodies=bodies)
     report = converted(store, tmp_path / "a_cs.npz", to="ctrgcn", split="xsub")
-    assert report.notes == ()
+    assert report.notes == (SIDED,)
     again = read_back("ctrgcn", tmp_path / "a_cs.npz")
     train, test = store.split("xsub")
     order = [*train, *test]
@@ -170,7 +173,7 @@ def test_ctrgcn_and_back(tmp_path: Path, bodies: int) -> None:
 def test_what_a_ctrgcn_archive_has_no_place_for(tmp_path: Path) -> None:
     store = a_store(tmp_path / "a.safetensors")
     report = converted(store, tmp_path / "a.npz", to="ctrgcn", split="part")
-    assert report.notes == ("1 clips are in neither part of split part and were left out",)
+    assert report.notes == ("1 clips are in neither part of split part and were left out", SIDED)
     assert "left out" in str(report)
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({}, {}, "split must name the one that makes train and test: xsub, part"),
@@ -207,14 +210,15 @@ def test_more_bodies_and_empty_last_frames(tmp_path: Path) -> None:
 def test_plain_arrays(tmp_path: Path, layout: str, channels: int) -> None:
     store = a_store(tmp_path / "a.safetensors", layout, channels=channels)
     report = converted(store, tmp_path / "folder", to="arrays")
-    assert len(report.notes) == (layout == "coco")
+    assert len(report.notes) == 1 + (layout == "coco")
     with (tmp_path / "folder" / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     parts = {name: [{i: "train" for i in t} | {i: "test" for i in e}] for name, (t, e) in
              ((name, store.split(name)) for name in store.splits)}  # fmt: skip
     for index, (clip, row) in enumerate(zip(store, rows, strict=True)):
         assert np.load(tmp_path / "folder" / row["file"]).tobytes() == np.ascontiguousarray(clip.frames).tobytes()
-        known = [clip.name, clip.label, clip.subject, clip.camera, clip.fps]
+        label = None if clip.label is None else store.classes[clip.label]
+        known = [clip.name, label, clip.subject, clip.camera, clip.fps]
         assert [row[k] for k in ("name", "label", "subject", "camera", "fps")] == [
             "" if value is None else str(value) for value in known
         ]
@@ -708,3 +712,17 @@ def test_a_command_line_can_say_all_of_it() -> None:
     words = ["a.st", "b.npz", "--to", "ctrgcn", "--layout", "ntu-rgb+d", "--split", "xsub", "--overwrite"]
     config = from_options(ConvertConfig, parser.parse_args(words))
     assert config == ConvertConfig(Path("a.st"), Path("b.npz"), "ctrgcn", "ntu-rgb+d", "xsub", True)
+
+
+def test_classes_named_by_numbers_stay_what_they_are(tmp_path: Path) -> None:
+    """Label 0 of classes 1, 2, 3 must not come back as class 0's neighbour."""
+    skeleton = Skeleton.named("sbu")
+    with StoreWriter(tmp_path / "a", dataset="mine", skeleton=skeleton) as writer:
+        for index in range(6):
+            frames = np.full((1, 2, 15, 3), 1 + index, np.float32)
+            writer.add(Clip(frames, "sbu", label=index % 3, name=f"clip{index}"))
+        store = writer.finish(classes=("1", "2", "3"))
+    converted(store, tmp_path / "folder", to="arrays")
+    prepare(PrepareConfig("arrays", tmp_path / "b", tmp_path / "folder"))
+    back = Store.open(tmp_path / "b")
+    assert [back.classes[label] for label in back.labels] == [store.classes[label] for label in store.labels]

@@ -377,3 +377,54 @@ def test_bad_configurations(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             prepare(nw_ucla(tmp_path / "raw", **changes))
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_only_a_store_is_overwritten(folder: Path) -> None:
+    raw = sorted(folder.rglob("*.json"))[0]
+    content = raw.read_bytes()
+    with pytest.raises(FileExistsError, match="no store is not overwritten"):
+        prepare(nw_ucla(folder, out=raw, overwrite=True))
+    assert raw.read_bytes() == content
+
+
+def test_linked_folders_are_read_and_pipes_are_not(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    moved = sorted(folder.rglob("*.json"))[0]
+    moved.rename(elsewhere / moved.name)
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(folder)
+    os.mkfifo(folder / "a01_s09_e09_v01.json")
+    report = prepare(nw_ucla(folder))
+    assert (report.clips, report.failures) == (40, ())
+    assert any(name.endswith("a01_s09_e09_v01.json") for name in report.ignored)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"split": "xview=subject:1"}, "split xview is the data set's own"),
+        ({"split": "subject:1;subject:2"}, "split xsub is described twice"),
+        ({"split": "subjects:1"}, "split must be subject:NUMBERS"),
+        ({"min_score": 0.9}, "no use for the option min_score"),
+        ({"layout": "coco"}, "no use for the option layout"),
+        ({"cut": False}, "no use for the option cut"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(folder: Path, changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        prepare(nw_ucla(folder, **changes))
+
+
+def test_a_name_to_be_excluded_that_is_no_files_is_told(folder: Path) -> None:
+    names = folder.parent / "names.txt"
+    first = sorted(folder.rglob("*.json"))[0].stem
+    names.write_text(f"{first}\nnobody\n")
+    report = prepare(nw_ucla(folder, exclude=names))
+    assert (report.clips, report.unmatched) == (39, ("nobody",))
+    assert "1 names to be excluded are no file's: nobody" in str(report)
+
+
+def test_resized_clips_have_no_rate(folder: Path) -> None:
+    prepare(nw_ucla(folder, preprocessing="small"))
+    assert Store.open(folder.parent / "out")[0].fps is None

@@ -246,10 +246,8 @@ def _table(path: Path, layout: Skeleton) -> NDArray[np.float64]:
             count = len(cells)
             _channels(path, count, layout)
             numbers = [number_in(cell) for cell in cells]
-            if count > 1 and (
-                numbers == list(range(count))
-                or (any(cell.strip() for cell in cells) and not any(map(_is_number, cells)))
-            ):
+            named = any(cell.strip() for cell in cells) and not any(map(_is_number, cells))
+            if count > 1 and (named or numbers == list(range(count))):
                 continue
         rows.append(numbers_of(path, line, cells, count))
     if not rows:

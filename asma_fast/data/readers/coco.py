@@ -49,7 +49,10 @@ class Coco(PoseFiles):
             score = entry.get("score")
             if score is not None and (type(score) not in (int, float) or not -1e9 < score < 1e9):
                 raise FormatError(path, "a number for 'score'", short(score))
-            found[image].append((score, plain_numbers(path, entry.get("keypoints"), (51,), "keypoints").reshape(17, 3)))
+            pose = plain_numbers(path, entry.get("keypoints"), (51,), "keypoints").reshape(17, 3)
+            people = found[image]
+            if np.count_nonzero(pose):  # a person annotated without any joint takes nobody's place
+                people.append((score, pose))
         if len({score is None for people in found.values() for score, _ in people}) > 1:
             raise FormatError(path, "a 'score' for every body or for none", "some without")
         categories = {short(entry.get("category_id")) for entry in record}
