@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from asma_fast.data import Clip, FormatError
+from asma_fast.data.readers.base import Job
 
 Result = TypeVar("Result")
 
@@ -63,6 +64,17 @@ def _changed(content: bytes, rng: np.random.Generator, tokens: Sequence[bytes]) 
     else:
         lines[line], lines[other] = lines[other], lines[line]
     return b"".join(lines)
+
+
+def clips_of(jobs: Iterable[Job]) -> list[Clip]:
+    """Every clip of the jobs; the first that cannot be had raises why."""
+    clips = []
+    for job in jobs:
+        for clip in job.clips():
+            if isinstance(clip, ValueError):
+                raise clip
+            clips.append(clip)
+    return clips
 
 
 def assert_refused(read: Callable[[], object], path: Path, line: int | None, expected: str, found: str) -> None:

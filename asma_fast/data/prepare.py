@@ -354,6 +354,9 @@ def _do(job: Job, treatment: Treatment) -> Outcome:
     clips, failures = [], []
     try:
         for clip in job.clips():
+            if isinstance(clip, ValueError):
+                failures.append(_failure(job, clip))
+                continue
             try:
                 clips.append(treatment(clip, job.source))
             except ValueError as error:
@@ -372,12 +375,21 @@ def _failure(job: Job, error: Exception, clip: str = "") -> Failure:
 def _write(writer: StoreWriter, job: Job, outcome: Outcome) -> Sequence[Failure]:
     if not outcome.clips:
         return outcome.failures or (_failure(job, ValueError("expected a clip, found none")),)
-    lost = [(failure.file, failure.reason) for failure in outcome.failures]
+    clips, failures, own = [], list(outcome.failures), set[str]()
+    for clip in outcome.clips:
+        if len(outcome.clips) > 1 and (clip.name in own or clip.name in writer.names):
+            failures.append(_failure(job, ValueError("clip names must be distinct; this one stands twice"), clip.name))
+        else:
+            own.add(clip.name)
+            clips.append(clip)
+    if not clips:
+        return failures
     try:
-        writer.add(*outcome.clips, source=job.source, token=job.token, lost=lost)
+        lost = [(failure.file, failure.reason) for failure in failures]
+        writer.add(*clips, source=job.source, token=job.token, lost=lost)
     except ValueError as error:
-        return (*outcome.failures, _failure(job, error))
-    return outcome.failures
+        return (*failures, _failure(job, error))
+    return failures
 
 
 def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[Job], asked: Mapping[str, SplitRule]) -> Store | None:

@@ -9,7 +9,7 @@ import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -159,6 +159,11 @@ class StoreWriter:
     def clips(self) -> Sequence[ClipInfo]:
         """The clips that are written, in the order of adding."""
         return [clip.info for batch in self._batches.values() for clip in batch.clips]
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of the clips that are written."""
+        return self._names.keys()
 
     @property
     def lost(self) -> Sequence[tuple[str, str]]:

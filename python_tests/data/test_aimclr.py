@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutations import damaged
+from mutations import clips_of, damaged
 
-from asma_fast.data import Clip, FormatError, PrepareConfig, Preprocessing, Store, prepare, read_clip
+from asma_fast.data import FormatError, PrepareConfig, Preprocessing, Store, prepare, read_clip
 from asma_fast.skeleton import Skeleton
 
 NTU = Skeleton.named("ntu-rgb+d")
@@ -160,7 +160,7 @@ def test_jobs_are_of_a_bounded_size(tmp_path: Path) -> None:
     jobs = reader("aimclr").plan(config(tmp_path / "mine")).jobs
     assert [len(job.clips()) for job in jobs] == [256, 256, 88]
     assert len({job.source for job in jobs}) == 3
-    clips: list[Clip] = [clip for job in pickle.loads(pickle.dumps(jobs)) for clip in job.clips()]
+    clips = clips_of(jobs)
     assert [clip.frames[0, 0, 3, 0] for clip in clips] == list(range(1, 601))
 
 
@@ -232,7 +232,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
         file.write_bytes(content)
         try:
             for job in reader("aimclr").plan(config(tmp_path / "mine")).jobs:
-                for clip in job.clips():
+                for clip in clips_of([job]):
                     assert clip.frames.shape[0::2] == (1, 25)
                     assert clip.label is not None
         except ValueError:

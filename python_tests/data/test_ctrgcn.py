@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mutations import clips_of
 
 from asma_fast.data import Clip, FormatError, PrepareConfig, Preprocessing, Store, prepare, read_clip
 from asma_fast.data import npz as npz_module
@@ -50,7 +50,7 @@ def config(path: Path, **changes: Any) -> PrepareConfig:
 
 
 def read_all(path: Path) -> list[Clip]:
-    return [clip for job in reader("ctrgcn").plan(config(path)).jobs for clip in job.clips()]
+    return clips_of(reader("ctrgcn").plan(config(path)).jobs)
 
 
 @pytest.mark.parametrize("how", SAVE)
@@ -105,12 +105,10 @@ def test_jobs_in_any_order_give_the_same_clips(tmp_path: Path, how: str, monkeyp
     assert (len(jobs) > 20) == (how == "compressed")
     order = np.random.default_rng(0).permutation(len(jobs))
     found = {clip.name: clip for index in order for clip in jobs[index].clips()}
-    again = {clip.name: clip for job in pickle.loads(pickle.dumps(jobs)) for clip in job.clips()}
-    assert len(found) == len(again) == 69
+    assert len(found) == 69
     for index, array in enumerate(arrays["x_train"]):
         clip = found[f"train_{index:05}"]
         np.testing.assert_array_equal(clip.frames.transpose(1, 0, 2, 3).reshape(-1, 150), array[: clip.length])
-        np.testing.assert_array_equal(again[clip.name].frames, clip.frames)
 
 
 def test_workers_do_not_matter_and_excluded_clips_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutations import damaged
+from mutations import clips_of, damaged
 
 from asma_fast.data import FormatError, PrepareConfig, Store, prepare, read_clip
 from asma_fast.data.readers import reader
@@ -183,8 +183,18 @@ def test_jobs_are_of_a_bounded_size(tmp_path: Path) -> None:
     clips = [{"frame_dir": str(i), "label": 0, "total_frames": 1, "keypoint": points + i} for i in range(600)]
     jobs = reader("pyskl").plan(config(write(tmp_path / "a.pkl", clips))).jobs
     assert [len(job.clips()) for job in jobs] == [256, 256, 88]
-    again = [clip for job in pickle.loads(pickle.dumps(jobs)) for clip in job.clips()]
-    assert [clip.frames[0, 0, 0, 0] for clip in again] == list(range(1, 601))
+    assert [clip.frames[0, 0, 0, 0] for job in jobs for clip in job.clips()] == list(range(1, 601))
+    with pytest.raises(TypeError, match="not read a second time"):
+        pickle.dumps(jobs)
+
+
+def test_a_flawed_clip_costs_no_other(tmp_path: Path) -> None:
+    points = np.ones((1, 1, 25, 3), np.float16)
+    clips = [{"frame_dir": str(i), "label": 0, "total_frames": 1, "keypoint": points} for i in range(300)]
+    clips[7]["label"], clips[40]["frame_dir"] = -1, "39"
+    report = prepare(config(write(tmp_path / "a.pkl", clips), out=tmp_path / "out"))
+    assert (report.clips, len(report.failures)) == (298, 2)
+    assert all(any(name in failure.reason for failure in report.failures) for name in ("'7'", "39"))
 
 
 def test_one_clip_can_be_read(tmp_path: Path) -> None:
@@ -276,7 +286,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
         path.write_bytes(changed)
         try:
             own = reader("pyskl")
-            found = [clip for job in own.plan(config(path)).jobs for clip in job.clips()]
+            found = clips_of(own.plan(config(path)).jobs)
             own.protocol([clip.info for clip in found])
             assert {clip.frames.shape[2] for clip in found} == {len(own.layout())}
             assert all(clip.length == 1 and clip.name for clip in found)

@@ -23,6 +23,7 @@ from asma_fast.data.readers.ready_made import (
     MOST_CLASSES,
     ReadyMade,
     class_names,
+    each,
     float32_frames,
     groups,
     left_out,
@@ -163,9 +164,9 @@ class AimClr(ReadyMade):
         looked_at = array[:: max(1, len(array) // 32), :, :, self._centre]
         return recipe if array.shape[2] == recipe.frames and not np.count_nonzero(looked_at) else None
 
-    def _read(self, pair: _Pair, group: Sequence[int], fps: float | None) -> list[Clip]:
+    def _read(self, pair: _Pair, group: Sequence[int], fps: float | None) -> list[Clip | ValueError]:
         array = self._checked(pair.array, map_array(pair.array))
-        return [self._clip(pair, array[index], index, fps) for index in group]
+        return each(lambda index: self._clip(pair, array[index], index, fps), group)
 
     def _clip(self, pair: _Pair, numbers: NDArray[Any], index: int, fps: float | None) -> Clip:
         name = pair.names[index]

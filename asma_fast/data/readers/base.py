@@ -36,12 +36,13 @@ class Job:
     token
         The state of what is read (size and time of change), so that a resumed run notices a change.
     clips
-        Reads it. Raises FormatError, ValueError or OSError if it cannot be read.
+        Reads it; in the place of a clip that cannot be had, why not. Raises FormatError, ValueError or OSError if
+        nothing can be read.
     """
 
     source: str
     token: str
-    clips: Callable[[], Sequence[Clip]]
+    clips: Callable[[], Sequence[Clip | ValueError]]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from asma_fast.data.readers.ntu import Ntu
 from asma_fast.data.readers.ready_made import (
     MOST_CLASSES,
     ReadyMade,
+    each,
     float32_frames,
     groups,
     left_out,
@@ -102,20 +103,22 @@ class CtrGcn(ReadyMade):
         classes = Ntu.classes[: self.count] if self.count in (60, len(Ntu.classes)) else numbered(self.count)
         return classes, {self.split: _part_of_name}
 
-    def _read(self, array: Member, chosen: Sequence[tuple[int, str, int]], fps: float | None) -> list[Clip]:
+    def _read(
+        self, array: Member, chosen: Sequence[tuple[int, str, int]], fps: float | None
+    ) -> list[Clip | ValueError]:
         first, last = chosen[0][0], chosen[-1][0]
         rows = array.rows(first, last + 1)
-        clips = []
-        for index, name, label in chosen:
+
+        def clip(place: int) -> Clip:
+            index, name, label = chosen[place]
             numbers = rows[index - first]
             if label < 0:
                 raise FormatError(array.path, "one-hot labels", f"none or several for clip {name!r}")
             frames = numbers.reshape(len(numbers), BODIES, JOINTS, 3).transpose(1, 0, 2, 3)
             trimmed = without_padding(array.path, name, frames)
-            clips.append(
-                Clip(float32_frames(array.path, name, trimmed), self.skeleton, label=label, name=name, fps=fps)
-            )
-        return clips
+            return Clip(float32_frames(array.path, name, trimmed), self.skeleton, label=label, name=name, fps=fps)
+
+        return each(clip, range(len(chosen)))
 
 
 def _part_of_name(clip: ClipInfo) -> Part | None:

@@ -20,6 +20,7 @@ from asma_fast.data.readers.ready_made import (
     MOST_CLASSES,
     ReadyMade,
     class_names,
+    each,
     float32_frames,
     groups,
     left_out,
@@ -69,9 +70,6 @@ class Pyskl(ReadyMade):
         self._lists: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
         self._names: tuple[str, ...] = ()
         self._scored = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None}
 
     def layout(self) -> Skeleton:
         return self._skeleton
@@ -176,12 +174,11 @@ class Pyskl(ReadyMade):
             return "a body in some frame", f"none in {points.shape[1]} frames"
         return None
 
-    def _read(self, group: Sequence[int], fps: float | None, min_score: float) -> list[Clip]:
-        assert self._file is not None
-        if self._loaded is None:  # in another process
-            content = load_pickle(self._file)
-            self._loaded = content["annotations"] if isinstance(content, dict) else content
-        return [self._clip(self._file, self._loaded[index], fps, min_score) for index in group]
+    def _read(self, group: Sequence[int], fps: float | None, min_score: float) -> list[Clip | ValueError]:
+        path, loaded = self._file, self._loaded
+        assert path is not None
+        assert loaded is not None
+        return each(lambda index: self._clip(path, loaded[index], fps, min_score), group)
 
     def _clip(self, path: Path, annotation: dict[str, Any], fps: float | None, min_score: float) -> Clip:
         name, points = annotation["frame_dir"], annotation["keypoint"]

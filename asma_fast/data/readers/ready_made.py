@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,9 @@ class ReadyMade(Reader):
     ready_made = True
     splits = {}  # noqa: RUF012
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("what was learned of the file stays in this process, where it is not read a second time")
+
     def read(self, path: Path, bodies: str) -> Clip:
         """The one clip in the file."""
         from asma_fast.data.prepare import PrepareConfig
@@ -41,7 +44,21 @@ class ReadyMade(Reader):
         clips = jobs[0].clips() if len(jobs) == 1 else ()
         if len(clips) != 1:
             raise FormatError(path, "one clip", "many; prepare reads them all")
-        return clips[0]
+        (clip,) = clips
+        if isinstance(clip, ValueError):
+            raise clip
+        return clip
+
+
+def each(read: Callable[[int], Clip], group: Sequence[int]) -> list[Clip | ValueError]:
+    """What ``read`` makes of each clip of a group, or why it cannot; so that a flawed one costs no other."""
+    found: list[Clip | ValueError] = []
+    for index in group:
+        try:
+            found.append(read(index))
+        except ValueError as error:
+            found.append(error)
+    return found
 
 
 def left_out(config: PrepareConfig) -> frozenset[str]:
