@@ -1,12 +1,14 @@
 """The command ``asma-fast``. It starts with NumPy alone; each verb imports what it needs when it is called.
 
-Exit status: 0 done; 1 done, but some files could not be read (``prepare``); 2 not done, and one sentence on standard
+Exit status: 0 done; 1 done, but some files could not be read (``prepare``) or something looks wrong
+(``inspect --check``); 2 not done, and one sentence on standard
 error says why (``--debug``, or ``ASMA_DEBUG=1``, shows where); 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Threads that wait by spinning take the cores from those they wait for wherever other programs run besides.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # A file name that is no text (not UTF-8) is shown with escapes; it is no reason to fail once the work is done.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in arguments or os.environ.get("ASMA_DEBUG", "") not in ("", "0")
     try:
         verb, given = _parse(arguments)
@@ -106,6 +112,13 @@ def _prepare(config: Any) -> int:
     return 0 if report.ok else 1
 
 
+def _convert(config: Any) -> int:
+    from asma_fast.data.convert import convert
+
+    print(convert(config))
+    return 0
+
+
 def _pretrain(config: Any) -> int:
     from asma_fast.training import pretrain
 
@@ -135,10 +148,24 @@ def _demo(config: Any) -> int:
 
 
 def _inspect(config: Any) -> int:
-    from asma_fast.training import inspect
+    findings: Sequence[object] = ()
+    if config.of_store:
+        from asma_fast.data import Store
+        from asma_fast.data.summary import check, summarise
 
-    print(inspect(config))
-    return 0
+        if not config.file.exists():
+            raise ValueError(f"{config.path}: no such store; `asma-fast prepare` writes one")
+        store = Store.open(config.file)
+        if config.check:
+            findings = check(store)
+            print(*(findings or ("nothing looks wrong",)), sep="\n")
+        else:
+            print(summarise(store))
+    if config.out is not None or not config.of_store:
+        from asma_fast.training import inspect
+
+        print(inspect(config))
+    return 1 if findings else 0
 
 
 def _configs(name: str) -> Callable[[], type[Any]]:
@@ -157,6 +184,12 @@ def _prepare_config() -> type[Any]:
     return PrepareConfig
 
 
+def _convert_config() -> type[Any]:
+    from asma_fast.data.convert import ConvertConfig
+
+    return ConvertConfig
+
+
 def _pretrain_presets() -> Presets:
     from asma_fast.training.configs import PRETRAIN_PRESETS
 
@@ -170,11 +203,16 @@ VERBS: dict[str, Verb] = {
         _configs("DemoConfig"),
     ),
     "prepare": Verb("read raw recordings into a store", _prepare, _prepare_config),
+    "convert": Verb("write a store for another toolbox, or in another joint layout", _convert, _convert_config),
     "pretrain": Verb(
         "pretrain encoders on a store without its labels", _pretrain, _configs("PretrainConfig"), _pretrain_presets
     ),
     "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig")),
-    "inspect": Verb("draw a clip, its motion, and what each encoder's views lose", _inspect, _configs("InspectConfig")),
+    "inspect": Verb(
+        "tell what a store holds, check it (--check), or draw a clip, its motion, and what each encoder's views lose",
+        _inspect,
+        _configs("InspectConfig"),
+    ),
     "info": Verb("versions, instruction set, threads, and which implementations can run", _info),
 }
 

@@ -44,9 +44,9 @@ def test_info_needs_numpy_alone_and_gives_reasons():
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "pretrain", "probe", "inspect"])
+@pytest.mark.parametrize("verb", ["demo", "pretrain", "probe", "inspect x.safetensors --index=0"])
 def test_a_verb_that_needs_more_names_the_extra(verb):
-    done = _without_extras(verb)
+    done = _without_extras(*verb.split())
     assert done.returncode == 2
     assert "is not installed: pip install 'asma-fast[train]'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -58,6 +58,28 @@ def test_synthetic_clips_are_prepared_with_numpy_alone(tmp_path):
     assert (tmp_path / "s.safetensors").exists()
 
 
+def test_a_store_is_inspected_with_numpy_alone(tmp_path):
+    store = str(tmp_path / "s.safetensors")
+    assert main(["prepare", "synthetic", "--clips-per-class=4", "--subjects=4", f"--out={store}"]) == 0
+    told = _without_extras("inspect", store)
+    assert told.returncode == 0, told.stderr
+    for word in ("synthetic", "wave left hand", "24 train, 24 test", "speed metres/s", "left elbow"):
+        assert word in told.stdout
+    checked = _without_extras("inspect", store, "--check")
+    assert (checked.returncode, checked.stdout) == (0, "nothing looks wrong\n"), checked.stderr
+    drawn = _without_extras("inspect", store, f"--out={tmp_path / 'sheet.png'}")
+    assert drawn.returncode == 2
+    assert "is not installed: pip install 'asma-fast[train]'" in drawn.stderr
+
+
+def test_check_tells_what_looks_wrong_by_its_status(tmp_path, capsys):
+    store = str(tmp_path / "s.safetensors")
+    assert main(["prepare", "synthetic", "--clips-per-class=1", "--subjects=2", f"--out={store}"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", store, "--check"]) == 1
+    assert "split xsub has no" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -67,6 +89,8 @@ def test_synthetic_clips_are_prepared_with_numpy_alone(tmp_path):
         (["pretrain", "--encoders=hh"], "an encoder is hl, lh, or JOINTS-FRAMES"),
         (["probe", "--data=nowhere"], "nowhere: no such store"),
         (["inspect"], "name a store, or a raw file"),
+        (["inspect", "nowhere"], "nowhere: no such store"),
+        (["inspect", "nowhere", "--index=2", "--check"], "check is of a whole store"),
         (["prepare"], "must be given"),
         (["prepare", "xyz", "--out=x.safetensors"], "dataset must be one of"),
     ],
@@ -134,5 +158,9 @@ def test_the_main_job_prepare_pretrain_probe_inspect(tmp_path, capsys, monkeypat
     page = Path("clip.html").read_text()
     assert "data:image/png;base64," in page
     assert "http" not in page.split("<body>")[1]
+    assert main(["inspect", "s.safetensors", "--out", "sheet.png"]) == 0
+    assert Path("sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["inspect", "s.safetensors", "--out", "sheet.html"]) == 0
+    assert "raise right hand" in Path("sheet.html").read_text()
     assert main(["inspect", "s.safetensors", "--index", "999"]) == 2
     assert "index must be below 72" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from asma_fast.data.clip import Clip, ClipInfo
 from asma_fast.data.errors import FormatError, StoreError
+from asma_fast.data.missing import fill_missing
 from asma_fast.data.prepare import Failure, PrepareConfig, PrepareReport, prepare
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.readers import DATASETS, read_clip
@@ -29,6 +30,7 @@ __all__ = [
     "StoreError",
     "StoreWriter",
     "Synthetic",
+    "fill_missing",
     "prepare",
     "read_clip",
     "split_by",

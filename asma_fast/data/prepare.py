@@ -10,17 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from asma_fast.data.clip import Clip
+from asma_fast.data.clip import Clip, SplitRule
 from asma_fast.data.errors import FormatError
+from asma_fast.data.missing import MissingRule, fill_missing
 from asma_fast.data.preprocessing import Preprocessing
 from asma_fast.data.readers import DATASETS, reader
-from asma_fast.data.readers.base import DataSet, Reader
+from asma_fast.data.readers.base import DataSet, Job, Plan, Reader, asked_splits, some, state_of
 from asma_fast.data.store import Store
 from asma_fast.data.store_writer import StoreWriter
 from asma_fast.data.synthetic import Synthetic
+from asma_fast.data.workers import Workers
 from asma_fast.skeleton import Skeleton
 
 
@@ -33,9 +36,47 @@ class PrepareConfig:
     )
     out: Path = field(metadata={"help": "store to write, a .safetensors file"})
     source: Path | None = field(
-        default=None, metadata={"positional": True, "help": "folder of raw files; none for synthetic"}
+        default=None,
+        metadata={"positional": True, "help": "folder of raw files, or a ready-made file; none for synthetic"},
     )
-    bodies: str = field(default="file-order", metadata={"help": "rule for choosing bodies: file-order"})
+    bodies: str = field(
+        default="file-order",
+        metadata={"help": "which bodies: file-order; NTU: also denoised, energy; pose estimators: also first"},
+    )
+    missing: Literal["auto", "fill", "keep"] = field(
+        default="auto",
+        metadata={
+            "help": "joints that the sensor did not see: fill them in, or keep what the file has; auto keeps where "
+            "another toolbox's arrays are to be matched (preprocessing aimclr, bodies denoised, ready-made files)"
+        },
+    )
+    min_score: float = field(
+        default=0.5, metadata={"help": "a joint of a pose estimator with a lower score or visibility is missing"}
+    )
+    labels: Path | None = field(
+        default=None,
+        metadata={
+            "help": "labels that lie apart: PKU-MMD's folder, AimCLR's .pkl, a labels.csv (or SOURCE/labels.csv)"
+        },
+    )
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": "train-test splits besides the published ones: subject:1,3,5 camera:2,3 or list:FILE of the names "
+            "that train (PKU-MMD's official lists), NAME= before it for a name, several with ; between"
+        },
+    )
+    layout: str | None = field(
+        default=None, metadata={"help": "arrays: a joint layout's name, or a .json file with Skeleton's fields"}
+    )
+    sided: bool = field(
+        default=False, metadata={"help": "of one's own classes: they tell left from right, so that no clip is flipped"}
+    )
+    fps: float = field(default=0.0, metadata={"help": "frames a second where the files do not say; 0 for unknown"})
+    cut: bool = field(
+        default=True,
+        metadata={"help": "cut continuous recordings (PKU-MMD, PRECOG) into labelled clips; else keep them whole"},
+    )
     exclude: Path | None = field(
         default=None,
         metadata={"help": "text file of clip names to leave out, one a line (NTU's official missing-skeleton lists)"},
@@ -44,7 +85,7 @@ class PrepareConfig:
         default=None,
         metadata={"help": f"store clips preprocessed ({', '.join(Preprocessing.names())}); by default as recorded"},
     )
-    workers: int = field(default=0, metadata={"help": "threads that read files; 0 for one a CPU"})
+    workers: int = field(default=0, metadata={"help": "processes that read files; 0 for one a CPU"})
     overwrite: bool = field(default=False, metadata={"help": "replace an existing store"})
     clips_per_class: int = field(default=36, metadata={"help": "synthetic: clips of each action"})
     subjects: int = field(default=10, metadata={"help": "synthetic: number of subjects"})
@@ -75,8 +116,8 @@ class PrepareReport:
         Files that could not be read.
     ignored
         Files whose names are not the data set's; no failures.
-    excluded
-        Files left out by request.
+    excluded, unmatched
+        Files left out by request; names on the list of those that are no file's.
     seconds
         Time taken.
     """
@@ -89,6 +130,7 @@ class PrepareReport:
     failures: tuple[Failure, ...]
     ignored: tuple[str, ...]
     excluded: tuple[str, ...]
+    unmatched: tuple[str, ...]
     seconds: float
 
     @property
@@ -104,27 +146,13 @@ class PrepareReport:
             lines.append(f"  {self.resumed} sources taken over from an interrupted run")
         for title, entries in (("excluded", self.excluded), ("ignored (not the data set's names)", self.ignored)):
             if entries:
-                lines.append(f"  {len(entries)} files {title}: {_some(entries)}")
+                lines.append(f"  {len(entries)} files {title}: {some(entries)}")
+        if self.unmatched:
+            lines.append(f"  {len(self.unmatched)} names to be excluded are no file's: {some(self.unmatched)}")
         if self.failures:
             lines.append(f"  {len(self.failures)} files FAILED:")
             lines += [f"    {failure.reason}" for failure in self.failures]
         return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One source: its name, its state, and what makes clips of it."""
-
-    source: str
-    token: str
-    clips: Callable[[], Sequence[Clip]]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    jobs: tuple[_Job, ...]
-    ignored: tuple[str, ...] = ()
-    excluded: tuple[str, ...] = ()
 
 
 def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | None = None) -> PrepareReport:
@@ -151,7 +179,7 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     ValueError
         If the configuration makes no sense, or the source holds no file of the data set.
     FileExistsError, StoreError, OSError
-        As :class:`StoreWriter` raises them.
+        As :class:`StoreWriter` raises them; ChildProcessError if a process that reads files was killed.
 
     Examples
     --------
@@ -160,31 +188,35 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
     (216, 216)
     """
     started = time.monotonic()
+    asked = asked_splits(config.split)
     dataset, plan = _plan(config)
+    _check_names(asked, dataset.protocol(())[1])
     recipe = None if config.preprocessing is None else Preprocessing.named(config.preprocessing)
-    skeleton = Skeleton.named(dataset.skeleton)
+    applied = dataset.applied if isinstance(dataset, Reader) else None
+    if recipe is not None and applied not in (None, recipe):
+        raise ValueError(f"{config.source}: the clips were preprocessed already, by {applied}; got {recipe}")
+    skeleton = dataset.layout()
+    missing = _missing_rule(config, dataset)
     writer = StoreWriter(
         config.out,
         dataset=dataset.dataset,
         skeleton=skeleton,
         body_rule=config.bodies,
-        sided=dataset.sided,
-        fps=dataset.fps,
-        preprocessing=recipe,
-        origin="" if config.source is None else os.fspath(config.source.resolve()),
+        sided=dataset.sided or config.sided,
+        missing=missing,
+        preprocessing=applied if recipe is None else recipe,
+        origin=_origin(config),
         overwrite=config.overwrite,
     )
     with writer:
         resumed = _drop_stale(writer, plan.jobs)
-        failures: list[Failure] = []
+        failures = [Failure(*lost) for lost in writer.lost]
         rest = [job for job in plan.jobs if job.source not in writer.finished]
-        for done, (job, outcome) in enumerate(_run(rest, recipe, skeleton, config.workers), 1):
-            failure = outcome if isinstance(outcome, Failure) else _write(writer, job, outcome)
-            if failure is not None:
-                failures.append(failure)
+        for done, (job, outcome) in enumerate(_run(rest, Treatment(missing, recipe, skeleton), config.workers), 1):
+            failures += _write(writer, job, outcome)
             if progress is not None:
                 progress(resumed + done, len(plan.jobs))
-        store = _finish(writer, dataset, plan.jobs)
+        store = _finish(writer, dataset, plan.jobs, asked)
     return PrepareReport(
         dataset=config.dataset,
         out=None if store is None else config.out,
@@ -194,11 +226,12 @@ def prepare(config: PrepareConfig, *, progress: Callable[[int, int], None] | Non
         failures=tuple(failures),
         ignored=plan.ignored,
         excluded=plan.excluded,
+        unmatched=plan.unmatched,
         seconds=time.monotonic() - started,
     )
 
 
-def _plan(config: PrepareConfig) -> tuple[DataSet, _Plan]:
+def _plan(config: PrepareConfig) -> tuple[DataSet, Plan]:
     if config.workers < 0:
         raise ValueError(f"workers must be at least 0, got {config.workers}")
     if config.dataset == Synthetic.dataset:
@@ -207,60 +240,32 @@ def _plan(config: PrepareConfig) -> tuple[DataSet, _Plan]:
         synthetic = Synthetic(clips_per_class=config.clips_per_class, subjects=config.subjects, seed=config.seed)
         token = repr(synthetic)
         names = enumerate(synthetic.names)
-        return synthetic, _Plan(tuple(_Job(name, token, partial(_generated, synthetic, i)) for i, name in names))
+        return synthetic, Plan(tuple(Job(name, token, partial(_generated, synthetic, i)) for i, name in names))
     if config.dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {', '.join((*DATASETS, Synthetic.dataset))}; got {config.dataset!r}")
     chosen = reader(config.dataset)
     chosen.check_bodies(config.bodies)
+    for option in ("labels", "layout", "fps", "min_score", "cut"):
+        if option not in chosen.options and getattr(config, option) != getattr(PrepareConfig, option):
+            raise ValueError(f"{config.dataset} has no use for the option {option}, got {getattr(config, option)}")
+    if not config.cut and config.preprocessing is not None:
+        raise ValueError("whole recordings keep a label of each frame, which preprocessing would lose; use one only")
+    return chosen, chosen.plan(config)
+
+
+def _origin(config: PrepareConfig) -> str:
+    """All that decides what a source's clips are, besides what the store itself records."""
     if config.source is None:
-        raise ValueError(f"{config.dataset} is read from files: source must be a folder, got None")
-    if not config.source.is_dir():
-        raise ValueError(f"source must be a folder, got {config.source}")
-    return chosen, _walk(chosen, config.source, config.bodies, _listed(config.exclude))
+        return ""
+    labels = None if config.labels is None else (os.fspath(config.labels.resolve()), state_of(config.labels))
+    return repr((os.fspath(config.source.resolve()), labels, config.layout, config.fps, config.cut, config.min_score))
 
 
 def _generated(synthetic: Synthetic, index: int) -> Sequence[Clip]:
     return (synthetic.clip(index),)
 
 
-def _listed(exclude: Path | None) -> frozenset[str]:
-    if exclude is None:
-        return frozenset()
-    return frozenset(line.strip() for line in exclude.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def _walk(chosen: Reader, folder: Path, bodies: str, exclude: frozenset[str]) -> _Plan:
-    jobs, ignored, excluded = [], [], []
-    for path in sorted(_files(folder)):
-        source = path.relative_to(folder).as_posix()
-        if not chosen.matches(path):
-            ignored.append(source)
-        elif path.name in exclude or path.stem in exclude:
-            excluded.append(source)
-        else:
-            jobs.append(_Job(source, _state(path), partial(chosen.clips, path, bodies)))
-    if not jobs:
-        raise ValueError(
-            f"{folder} holds no file of {chosen.dataset}: expected names like {chosen.pattern.pattern}, "
-            f"found {_some(ignored) or 'none'}" + (f"; {len(excluded)} excluded" if excluded else "")
-        )
-    return _Plan(tuple(jobs), tuple(ignored), tuple(excluded))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names)
-
-
-def _state(path: Path) -> str:
-    try:
-        found = path.stat()
-    except OSError:  # a dangling link, say: reading it will tell
-        return ""
-    return f"{found.st_size} {found.st_mtime_ns}"
-
-
-def _drop_stale(writer: StoreWriter, jobs: Iterable[_Job]) -> int:
+def _drop_stale(writer: StoreWriter, jobs: Iterable[Job]) -> int:
     """Forgets sources that have changed or gone since an interrupted run; returns how many are taken over."""
     tokens = {job.source: job.token for job in jobs}
     for source, token in writer.finished.items():
@@ -269,67 +274,139 @@ def _drop_stale(writer: StoreWriter, jobs: Iterable[_Job]) -> int:
     return len(writer.finished)
 
 
-Outcome = Sequence[Clip] | Failure
+@dataclass(frozen=True)
+class Treatment:
+    """What every clip goes through between its reader and the store."""
+
+    missing: MissingRule
+    recipe: Preprocessing | None
+    skeleton: Skeleton
+
+    def __call__(self, clip: Clip, source: str) -> Clip:
+        clip = fill_missing(clip, self.skeleton, rule=self.missing)
+        if not clip.frames.any():
+            raise FormatError(source, "a body in some frame", f"none in {clip.length} frames")
+        if self.recipe is None:
+            return clip
+        if clip.frame_labels is not None:
+            raise ValueError("preprocessing would lose the label of each frame; leave it out, or cut the recording")
+        frames = self.recipe(clip, self.skeleton).transpose(3, 1, 2, 0)
+        return replace(
+            clip,
+            frames=np.ascontiguousarray(frames),
+            preprocessing=self.recipe,
+            fps=clip.fps if self.recipe.frames is None else None,
+            image_size=clip.image_size if self.recipe.centre == self.recipe.scale == "none" else None,
+        )
 
 
-def _run(
-    jobs: Sequence[_Job], recipe: Preprocessing | None, skeleton: Skeleton, workers: int
-) -> Iterator[tuple[_Job, Outcome]]:
-    """Runs the jobs on threads, in order, with a bounded number of clips waiting to be written."""
-    threads = workers or os.cpu_count() or 1
-    waiting: deque[tuple[_Job, Future[Outcome]]] = deque()
-    with ThreadPoolExecutor(threads, "asma-prepare") as pool:
+def _missing_rule(config: PrepareConfig, dataset: DataSet) -> MissingRule:
+    if config.missing != "auto":
+        return config.missing
+    ready_made = isinstance(dataset, Reader) and dataset.ready_made
+    return "keep" if ready_made or config.preprocessing == "aimclr" or config.bodies == "denoised" else "fill"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: clips, and what was lost; of a file that cannot be read at all, only the latter."""
+
+    clips: tuple[Clip, ...]
+    failures: tuple[Failure, ...]
+
+
+_CHUNK = 4
+_WORTH_PROCESSES = 64
+
+
+def _run(jobs: Sequence[Job], treatment: Treatment, workers: int) -> Iterator[tuple[Job, Outcome]]:
+    """Runs the jobs in processes, or a few of them on threads, in order, with a bounded number of clips waiting to be
+    written."""
+    count = workers or os.cpu_count() or 1
+    chunks = [jobs[begin : begin + _CHUNK] for begin in range(0, len(jobs), _CHUNK)]
+    apart = count > 1 and len(jobs) >= _WORTH_PROCESSES
+    waiting: deque[tuple[Sequence[Job], Future[list[Outcome]]]] = deque()
+    with Workers() as processes, ThreadPoolExecutor(count, "asma-prepare") as pool:
         try:
-            for job in jobs:
-                waiting.append((job, pool.submit(_do, job, recipe, skeleton)))
-                if len(waiting) >= 4 * threads:
-                    first, outcome = waiting.popleft()
-                    yield first, outcome.result()
-            for first, outcome in waiting:
-                yield first, outcome.result()
+            for chunk in chunks:
+                work = partial(processes.call, _do_all) if apart else _do_all
+                waiting.append((chunk, pool.submit(work, chunk, treatment)))
+                if len(waiting) > count:
+                    first, outcomes = waiting.popleft()
+                    yield from zip(first, outcomes.result(), strict=True)
+            while waiting:
+                first, outcomes = waiting.popleft()
+                yield from zip(first, outcomes.result(), strict=True)
+        except ChildProcessError as error:
+            reading = some([job.source for job in first])
+            raise ChildProcessError(
+                f"{error}; it was reading {reading}; the next run goes on from what is done"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _do(job: _Job, recipe: Preprocessing | None, skeleton: Skeleton) -> Outcome:
+def _do_all(jobs: Sequence[Job], treatment: Treatment) -> list[Outcome]:
+    return [_do(job, treatment) for job in jobs]
+
+
+def _do(job: Job, treatment: Treatment) -> Outcome:
+    clips, failures = [], []
     try:
-        clips = job.clips()
-        for clip in clips:
-            if not clip.frames.any():
-                raise FormatError(job.source, "a body in some frame", f"none in {clip.length} frames")
-        return [clip if recipe is None else _preprocessed(clip, recipe, skeleton) for clip in clips]
-    except FormatError as error:
-        return Failure(job.source, str(error))
+        for clip in job.clips():
+            if isinstance(clip, ValueError):
+                failures.append(_failure(job, clip))
+                continue
+            try:
+                clips.append(treatment(clip, job.source))
+            except ValueError as error:
+                failures.append(_failure(job, error, clip.name))
     except (ValueError, OSError) as error:
-        return Failure(job.source, f"{job.source}: {error}")
+        return Outcome((), (_failure(job, error),))
+    return Outcome(tuple(clips), tuple(failures))
 
 
-def _preprocessed(clip: Clip, recipe: Preprocessing, skeleton: Skeleton) -> Clip:
-    frames = recipe(clip, skeleton).transpose(3, 1, 2, 0)
-    return replace(clip, frames=np.ascontiguousarray(frames), preprocessing=recipe)
+def _failure(job: Job, error: Exception, clip: str = "") -> Failure:
+    place = f"{job.source}, clip {clip}" if clip and clip not in job.source else job.source
+    told = isinstance(error, FormatError) and (not clip or clip in str(error))
+    return Failure(place, str(error) if told else f"{place}: {error}")
 
 
-def _write(writer: StoreWriter, job: _Job, clips: Sequence[Clip]) -> Failure | None:
+def _write(writer: StoreWriter, job: Job, outcome: Outcome) -> Sequence[Failure]:
+    if not outcome.clips:
+        return outcome.failures or (_failure(job, ValueError("expected a clip, found none")),)
+    clips, failures, own = [], list(outcome.failures), set[str]()
+    for clip in outcome.clips:
+        if len(outcome.clips) > 1 and (clip.name in own or clip.name in writer.names):
+            failures.append(_failure(job, ValueError("clip names must be distinct; this one stands twice"), clip.name))
+        else:
+            own.add(clip.name)
+            clips.append(clip)
+    if not clips:
+        return failures
     try:
-        writer.add(*clips, source=job.source, token=job.token)
+        lost = [(failure.file, failure.reason) for failure in failures]
+        writer.add(*clips, source=job.source, token=job.token, lost=lost)
     except ValueError as error:
-        return Failure(job.source, f"{job.source}: {error}")
-    return None
+        return (*failures, _failure(job, error))
+    return failures
 
 
-def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[_Job]) -> Store | None:
+def _finish(writer: StoreWriter, dataset: DataSet, jobs: Iterable[Job], asked: Mapping[str, SplitRule]) -> Store | None:
     if not writer.finished:
         writer.discard()
         return None
     classes, splits = dataset.protocol(writer.clips)
+    _check_names(asked, splits)
     order = [job.source for job in jobs if job.source in writer.finished]
-    return writer.finish(classes=classes, splits=splits, order=order)
+    return writer.finish(classes=classes, splits={**splits, **asked}, order=order)
+
+
+def _check_names(asked: Mapping[str, SplitRule], published: Mapping[str, SplitRule]) -> None:
+    for name in asked.keys() & published.keys():
+        raise ValueError(f"split {name} is the data set's own; give yours another name, as in --split mine=subject:1,2")
 
 
 def _sizes(store: Store, split: str) -> tuple[int, int]:
     train, test = store.split(split)
     return len(train), len(test)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

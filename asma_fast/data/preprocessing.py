@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast._backends import native
-from asma_fast.data.clip import Clip, check_frames
+from asma_fast.data.clip import Clip, check_frames, check_layout
 from asma_fast.skeleton import Skeleton
 
 Length = Literal["drop-empty", "aimclr"]
-Centre = Literal["per-body", "first", "none"]
-Scale = Literal["none", "torso"]
+Centre = Literal["per-body", "first", "box", "image", "none"]
+Scale = Literal["none", "torso", "box", "image"]
 Rotate = Literal["frame", "clip", "aimclr", "none"]
 
 MAX_FRAMES = 1_000_000
@@ -43,13 +43,20 @@ class Preprocessing:
         the number of frames in which the first joint of body 0 is not at the origin (AimCLR, AAAI 2022).
     centre
         ``"per-body"``: each body and frame minus its centre joint. ``"first"``: everything minus body 0's centre joint
-        in its first valid frame, which keeps travel and the distance between people. ``"none"``.
+        in its first valid frame, which keeps travel and the distance between people. ``"box"``: everything minus the
+        middle of the clip's box. ``"image"``: everything minus half the image's width and height (two dimensions, and
+        clips that know their ``image_size``, only). ``"none"``. The box is the smallest that holds all joints of
+        present bodies in valid frames; joints of score 0 do not count, unless all are.
     scale
         ``"torso"``: coordinates divided by the clip's torso length: the distance between the middle of the shoulders
         and the middle of the hips (joints named "left hip" and "right hip"), median over the valid frames of body 0.
-        This definition is ours. ``"none"``.
+        ``"box"``: by half the longer side of the box. ``"image"``: by half the longer side of the image. One factor
+        serves all axes and the whole clip, so that bodies keep their proportions; with the centre of the same name,
+        what lies in the box or the image comes to lie within ±1. (PYSKL's PreNormalize2D divides each axis by half its
+        own side of the image instead.) These definitions are ours. ``"none"``.
     rotate
-        Turns about the skeleton's up axis until right − left shoulder points to +x (to +y where x is up).
+        Turns about the skeleton's up axis until right − left shoulder points to +x (to +y where x is up). It never
+        mirrors: in right-handed coordinates, a turned body faces −z where +y is up, and +z where −y is (MediaPipe).
         ``"frame"``: each frame by its own angle, or by the last one known where the shoulders give none. ``"clip"``:
         one angle, of the sum of all frames' shoulder vectors. ``"aimclr"``: AimCLR's arrays exactly (its damped
         arccos, one sign a clip and body). ``"none"``. With centre ``"per-body"``, and always with ``"aimclr"``, each
@@ -90,7 +97,9 @@ class Preprocessing:
         """A recipe by name.
 
         ``"aimclr"``: AimCLR's and PSTL's arrays, 50 frames. ``"small"``: 32 frames, torso scale, one turn a clip, for
-        sets of some hundred clips. ``"default"``.
+        sets of some hundred clips. ``"pose"``: for two dimensions; 50 frames, centre and scale of the clip's box, so
+        that neither the image's size nor the distance to the camera matters, while travel and what lies between people
+        are kept; no turn. ``"default"``.
 
         Raises
         ------
@@ -143,24 +152,19 @@ class Preprocessing:
         ------
         ValueError
             If the clip does not fit the skeleton, no frame is valid, the layout lacks what a step needs (shoulders and
-            three dimensions to rotate; shoulders and hips to scale), the torso has no length, or the clip has been
-            preprocessed by another recipe.
+            three dimensions to rotate; shoulders and hips to scale by the torso; two dimensions and an image size for
+            the image's rules), the torso has no length or the box no extent, or the clip has been preprocessed by
+            another recipe.
         TypeError
             If the frames are not float32.
         """
         frames = clip.frames if isinstance(clip, Clip) else clip
         check_frames(frames)
-        if frames.shape[2] != len(skeleton):
-            raise ValueError(f"clip must have the {len(skeleton)} joints of {skeleton.name}, got {frames.shape[2]}")
-        if frames.shape[3] < skeleton.dimensions:
-            raise ValueError(f"clip must have {skeleton.dimensions} coordinates or more, got {frames.shape[3]}")
-        if isinstance(clip, Clip):
-            if clip.skeleton != skeleton.name:
-                raise ValueError(f"clip is of skeleton {clip.skeleton!r}, got skeleton {skeleton.name!r}")
-            if clip.preprocessing is not None:
-                if clip.preprocessing != self:
-                    raise ValueError(f"clip was preprocessed already, by {clip.preprocessing}; got {self}")
-                return _logical(np.ascontiguousarray(frames))
+        check_layout(clip, skeleton)
+        if isinstance(clip, Clip) and clip.preprocessing is not None:
+            if clip.preprocessing != self:
+                raise ValueError(f"clip was preprocessed already, by {clip.preprocessing}; got {self}")
+            return _logical(np.ascontiguousarray(frames))
         left, right = self._shoulders(skeleton)
         top, bottom = self._torso(skeleton)
         prepared = native().preprocess_clip(
@@ -176,6 +180,7 @@ class Preprocessing:
             torso_top=top,
             torso_bottom=bottom,
             up_axis="xyz".index(skeleton.up[1]),
+            image=self._image(clip, skeleton),
             out_frames=self.frames or 0,
         )
         return _logical(prepared)
@@ -185,14 +190,15 @@ class Preprocessing:
             return (), ()
         if skeleton.dimensions != 3:
             raise ValueError(
-                f"rotate={self.rotate!r} needs three dimensions; {skeleton.name} has {skeleton.dimensions}"
+                f"rotate={self.rotate!r} needs three dimensions; {skeleton.name} has {skeleton.dimensions} "
+                "(the recipe 'pose' does not rotate)"
             )
         if skeleton.shoulders is None:
             raise ValueError(f"rotate={self.rotate!r} needs shoulders; {skeleton.name} names none")
         return skeleton.shoulders
 
     def _torso(self, skeleton: Skeleton) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if self.scale == "none":
+        if self.scale != "torso":
             return (), ()
         hips = tuple(skeleton.joints.index(name) for name in ("left hip", "right hip") if name in skeleton.joints)
         if skeleton.shoulders is None or len(hips) != 2:
@@ -203,6 +209,22 @@ class Preprocessing:
         # Each side weighs half, however many joints make it up.
         left, right = skeleton.shoulders
         return left * len(right) + right * len(left), hips
+
+    def _image(self, clip: Clip | NDArray[np.float32], skeleton: Skeleton) -> tuple[int, int]:
+        for field, rule in (("centre", self.centre), ("scale", self.scale)):
+            if rule != "image":
+                continue
+            if skeleton.dimensions != 2:
+                raise ValueError(f"{field}='image' needs two dimensions; {skeleton.name} has {skeleton.dimensions}")
+            size = clip.image_size if isinstance(clip, Clip) else None
+            if size is None:
+                raise ValueError(
+                    f"{field}='image' needs the image's size, and the clip does not know it; got no image_size"
+                )
+            if min(size) < 1:
+                raise ValueError(f"image_size must be a positive width and height, got {size}")
+            return int(size[0]), int(size[1])
+        return 0, 0
 
 
 def _logical(channels_last: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -215,4 +237,5 @@ _NAMED = {
     "default": Preprocessing(),
     "aimclr": Preprocessing(frames=50, length="aimclr", centre="per-body", scale="none", rotate="aimclr"),
     "small": Preprocessing(frames=32, length="drop-empty", centre="per-body", scale="torso", rotate="clip"),
+    "pose": Preprocessing(frames=50, length="drop-empty", centre="box", scale="box", rotate="none"),
 }

@@ -53,7 +53,7 @@ class DataConfig:
 
     data: Path | None = option(None, "the store that `asma-fast prepare` wrote")
     split: str | None = option(None, "protocol of the store, such as xsub; its only one where it has one")
-    preprocessing: Literal["default", "aimclr", "small"] = option(
+    preprocessing: Literal["default", "aimclr", "small", "pose"] = option(
         "default", "named recipe from recorded frames to clips; a store prepared with one keeps its own"
     )
     frames: int = option(0, "frames of a clip after resizing; 0 keeps the recipe's")
@@ -250,24 +250,46 @@ class InspectConfig(MaskConfig):
     """Inspect."""
 
     path: Path | None = option(None, "a raw file (with --dataset), or a prepared store", positional=True)
-    dataset: str | None = option(None, "data set of a raw file: ntu, nw-ucla, utd-mhad")
-    index: int = option(0, "place of the clip in a store")
-    preprocessing: Literal["default", "aimclr", "small"] = option("small", "recipe from recorded frames to the clip")
+    dataset: str | None = option(None, "data set of a raw file, named as for prepare")
+    index: int | None = option(None, "place of the clip to draw in a store; without it, the store as a whole")
+    check: bool = option(False, "print what looks wrong about the store, and exit with status 1 if anything does")
+    preprocessing: Literal["default", "aimclr", "small", "pose"] = option(
+        "small", "recipe from recorded frames to the clip"
+    )
     frames: int = option(0, "frames of the clip after resizing; 0 keeps the recipe's")
     encoders: tuple[str, ...] = option(("hl", "lh"), "maskings to show, named as for pretrain")
     seed: int = option(0, "of the masks")
-    out: Path = option(Path("asma-clip.png"), "picture to write, .png, or page, .html")
+    out: Path | None = option(
+        None,
+        "picture to write, .png, or page, .html: of the clip (asma-clip.png unless named), or a sheet of a store's",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within(self, 0, float("inf"), "frames", "index")
+        _within(self, 0, float("inf"), "frames")
         _within(self, 0, 2**62, "seed")
-        if self.out.suffix.lower() not in (".png", ".html"):
+        if self.index is not None:
+            _within(self, 0, float("inf"), "index")
+        if self.check and not self.of_store:
+            raise ValueError("check is of a whole store: without --index and --dataset")
+        if self.out is not None and self.out.suffix.lower() not in (".png", ".html"):
             raise ValueError(f"out must end in .png or .html, got {self.out}")
         if not self.encoders:
             raise ValueError("encoders must name one masking or more")
         for encoder in self.encoders:
             masking_of(encoder)
+
+    @property
+    def of_store(self) -> bool:
+        """Whether a store as a whole is looked at, not one clip."""
+        return self.index is None and self.dataset is None
+
+    @property
+    def file(self) -> Path:
+        """``path``; ValueError where there is none."""
+        if self.path is None:
+            raise ValueError("name a store, or a raw file and its --dataset")
+        return self.path
 
 
 _SMALL: dict[str, Any] = {

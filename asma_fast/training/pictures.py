@@ -80,6 +80,20 @@ def clip_figure(
     return figure
 
 
+def sheet_figure(clips: Mapping[str, torch.Tensor], skeleton: Skeleton, *, title: str) -> Figure:
+    """Title → clip ``(C, T, V, M)``, six in a row, each in the frame of its quickest motion."""
+    rows = -(-len(clips) // 6)
+    figure = Figure(figsize=(11, 2.1 * rows + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    for place, (name, clip) in enumerate(clips.items(), start=1):
+        frame = int(ops.frame_motion(clip[None])[0].argmax())
+        points = _flat(clip, skeleton)[frame : frame + 1]
+        axes = figure.add_subplot(rows, 6, place)
+        _draw(axes, points[0], skeleton, _box(points))
+        axes.set_title(name if len(name) <= 24 else name[:23] + "…", fontsize=8)
+    return figure
+
+
 def loss_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
     """Mean loss of each epoch, a curve an encoder."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")

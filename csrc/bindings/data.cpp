@@ -1,11 +1,12 @@
 // Preprocessing and raw-file readers. Arrays come and go as NumPy's: nothing here serves torch.
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstring>
 #include <string>
 
 #include "bindings/bindings.hpp"
+#include "bindings/clip_view.hpp"
 #include "core/ntu_skeleton.hpp"
 #include "core/preprocess.hpp"
 #include "core/text_cursor.hpp"
@@ -13,7 +14,6 @@
 namespace asma::bindings {
 namespace {
 
-using Frames = py::array_t<float>;
 using Joints = std::vector<std::int32_t>;
 
 template <class Rule>
@@ -31,29 +31,6 @@ LengthRule length_rule(const std::string& text) {
     return choice<LengthRule>("length", text, {{"drop-empty", LengthRule::drop_empty}, {"aimclr", LengthRule::aimclr}});
 }
 
-ClipView view_of(const Frames& frames, int dims) {
-    if (frames.ndim() != 4)
-        throw py::value_error("frames must have shape (M, T, V, C), got rank " + std::to_string(frames.ndim()));
-    if (reinterpret_cast<std::uintptr_t>(frames.data()) % alignof(float) != 0)
-        throw py::value_error("frames must be aligned to its element size");
-    if (dims < 1 || dims > 3 || dims > frames.shape(3))
-        throw py::value_error("frames must have at least " + std::to_string(dims) + " channels, got " +
-                              std::to_string(frames.shape(3)));
-    constexpr auto item = static_cast<std::int64_t>(sizeof(float));
-    for (int axis = 0; axis < 4; ++axis) {
-        if (frames.shape(axis) < 1) throw py::value_error("frames must not be empty");
-        if (frames.strides(axis) % item) throw py::value_error("frames must have strides of whole elements");
-    }
-    ClipView clip;
-    clip.data = frames.data();
-    clip.bodies = frames.shape(0), clip.frames = frames.shape(1), clip.joints = frames.shape(2);
-    clip.channels = frames.shape(3);
-    clip.body_stride = frames.strides(0) / item, clip.frame_stride = frames.strides(1) / item;
-    clip.joint_stride = frames.strides(2) / item, clip.channel_stride = frames.strides(3) / item;
-    clip.dims = dims;
-    return clip;
-}
-
 const Joints& checked(const Joints& joints, std::int64_t limit, bool needed, const char* what) {
     if (needed && joints.empty()) throw py::value_error(std::string(what) + " must name at least one joint");
     for (const std::int32_t joint : joints)
@@ -67,26 +44,38 @@ const Joints& checked(const Joints& joints, std::int64_t limit, bool needed, con
 Frames preprocess_clip(const Frames& frames, int dims, const std::string& length, const std::string& centre,
                        const std::string& scale, const std::string& rotate, const Joints& centre_joints,
                        const Joints& left_shoulder, const Joints& right_shoulder, const Joints& torso_top,
-                       const Joints& torso_bottom, int up_axis, std::int64_t out_frames) {
+                       const Joints& torso_bottom, int up_axis, std::array<std::int64_t, 2> image,
+                       std::int64_t out_frames) {
     const ClipView clip = view_of(frames, dims);
     Preprocess recipe;
     recipe.length = length_rule(length);
-    recipe.centre = choice<CentreRule>(
-        "centre", centre,
-        {{"per-body", CentreRule::per_body}, {"first", CentreRule::first}, {"none", CentreRule::none}});
-    recipe.scale = choice<ScaleRule>("scale", scale, {{"none", ScaleRule::none}, {"torso", ScaleRule::torso}});
+    recipe.centre = choice<CentreRule>("centre", centre,
+                                       {{"per-body", CentreRule::per_body},
+                                        {"first", CentreRule::first},
+                                        {"box", CentreRule::box},
+                                        {"image", CentreRule::image},
+                                        {"none", CentreRule::none}});
+    recipe.scale = choice<ScaleRule>(
+        "scale", scale,
+        {{"none", ScaleRule::none}, {"torso", ScaleRule::torso}, {"box", ScaleRule::box}, {"image", ScaleRule::image}});
     recipe.rotate = choice<RotateRule>("rotate", rotate,
                                        {{"frame", RotateRule::frame},
                                         {"clip", RotateRule::clip},
                                         {"aimclr", RotateRule::aimclr},
                                         {"none", RotateRule::none}});
     const bool turns = recipe.rotate != RotateRule::none, scales = recipe.scale == ScaleRule::torso;
-    recipe.centre_joints = checked(centre_joints, clip.joints, recipe.centre != CentreRule::none, "centre");
+    const bool from_joint = recipe.centre == CentreRule::per_body || recipe.centre == CentreRule::first;
+    recipe.centre_joints = checked(centre_joints, clip.joints, from_joint, "centre");
     recipe.left_shoulder = checked(left_shoulder, clip.joints, turns, "left shoulder");
     recipe.right_shoulder = checked(right_shoulder, clip.joints, turns, "right shoulder");
     recipe.torso_top = checked(torso_top, clip.joints, scales, "torso top");
     recipe.torso_bottom = checked(torso_bottom, clip.joints, scales, "torso bottom");
     recipe.up_axis = up_axis;
+    if (recipe.centre == CentreRule::image || recipe.scale == ScaleRule::image) {
+        if (dims != 2) throw py::value_error("the image's rules need 2 coordinates, got " + std::to_string(dims));
+        if (image[0] < 1 || image[1] < 1) throw py::value_error("the image's width and height must be positive");
+    }
+    recipe.image = {static_cast<double>(image[0]), static_cast<double>(image[1])};
     if (turns && dims != 3) throw py::value_error("rotation needs 3 coordinates, got " + std::to_string(dims));
     if (up_axis < 0 || up_axis > 2)
         throw py::value_error("the up axis must be 0, 1 or 2, got " + std::to_string(up_axis));
@@ -118,19 +107,27 @@ Frames preprocess_clip(const Frames& frames, int dims, const std::string& length
     throw py::error_already_set();
 }
 
-// text → (F, M, V, C) float32.
-Frames read_ntu(const py::bytes& text, const std::string& file) {
+template <class T> py::array_t<T> array_of(const std::vector<T>& values, std::vector<py::ssize_t> shape) {
+    py::array_t<T> out(std::move(shape));
+    if (!values.empty()) std::memcpy(out.mutable_data(), values.data(), values.size() * sizeof(T));
+    return out;
+}
+
+// text → counts (T) int32, ids (B) uint64, coordinates (B, V, C) float32, states (B, V) uint8.
+py::tuple read_ntu(const py::bytes& text, const std::string& file) {
     const auto content = static_cast<std::string_view>(text);
-    NtuClip clip;
+    NtuRecording read;
     try {
         py::gil_scoped_release unlocked;
-        clip = read_ntu_skeleton(content);
+        read = read_ntu_skeleton(content);
     } catch (const TextFormatError& error) {
         raise_format_error(file, error);
     }
-    Frames out({clip.frames, NtuClip::bodies, NtuClip::joints, NtuClip::channels});
-    std::memcpy(out.mutable_data(), clip.coordinates.data(), clip.coordinates.size() * sizeof(float));
-    return out;
+    const auto frames = static_cast<py::ssize_t>(read.counts.size()),
+               bodies = static_cast<py::ssize_t>(read.ids.size());
+    return py::make_tuple(array_of(read.counts, {frames}), array_of(read.ids, {bodies}),
+                          array_of(read.coordinates, {bodies, NtuRecording::joints, NtuRecording::channels}),
+                          array_of(read.states, {bodies, NtuRecording::joints}));
 }
 
 }  // namespace
@@ -139,7 +136,7 @@ void bind_data(py::module_& module) {
     module.def("preprocess_clip", &preprocess_clip, py::arg("frames").noconvert(), py::kw_only(), py::arg("dims"),
                py::arg("length"), py::arg("centre"), py::arg("scale"), py::arg("rotate"), py::arg("centre_joints"),
                py::arg("left_shoulder"), py::arg("right_shoulder"), py::arg("torso_top"), py::arg("torso_bottom"),
-               py::arg("up_axis"), py::arg("out_frames"));
+               py::arg("up_axis"), py::arg("image"), py::arg("out_frames"));
     module.def("read_ntu_skeleton", &read_ntu, py::arg("text"), py::arg("file"));
 }
 

@@ -7,16 +7,19 @@
 
 namespace asma {
 
-struct NtuClip {
-    static constexpr std::int64_t bodies = 2, joints = 25, channels = 3;
+// Every body of every frame, in the file's order: the first counts[0] bodies are frame 0's, and so on.
+struct NtuRecording {
+    static constexpr std::int64_t joints = 25, channels = 3;
     static constexpr std::int64_t max_frames = 100'000;  // 55 minutes at 30 frames a second
+    static constexpr std::int64_t max_bodies = 100;      // a frame; the sensor tracks six
 
-    std::int64_t frames = 0;
-    std::vector<float> coordinates;  // (F, M, V, C) in metres, zeros where a body is absent
+    std::vector<std::int32_t> counts;  // (T) bodies of each frame
+    std::vector<std::uint64_t> ids;    // (B) as the sensor numbers bodies
+    std::vector<float> coordinates;    // (B, V, C) in metres; NaN and infinities as they stand in the file
+    std::vector<std::uint8_t> states;  // (B, V) 0 not tracked, 1 inferred, 2 tracked
 };
 
-// The first two bodies of each frame in the file's order, without tracking. Frames without a body are legal. Memory
-// grows with the frames actually read, never with a count the file claims. Throws TextFormatError.
-NtuClip read_ntu_skeleton(std::string_view text);
+// Memory grows with the bodies actually read, never with a count the file claims. Throws TextFormatError.
+NtuRecording read_ntu_skeleton(std::string_view text);
 
 }  // namespace asma

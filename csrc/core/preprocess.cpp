@@ -10,18 +10,6 @@ namespace {
 
 using Point = std::array<double, 3>;
 
-const float* body_frame(const ClipView& clip, std::int64_t body, std::int64_t frame) {
-    return clip.data + body * clip.body_stride + frame * clip.frame_stride;
-}
-
-bool present(const ClipView& clip, std::int64_t body, std::int64_t frame) {
-    const float* joints = body_frame(clip, body, frame);
-    for (std::int64_t v = 0; v < clip.joints; ++v)
-        for (std::int64_t c = 0; c < clip.channels; ++c)
-            if (joints[v * clip.joint_stride + c * clip.channel_stride] != 0) return true;
-    return false;
-}
-
 Point mean_of(const float* joints, std::int64_t joint_stride, std::int64_t channel_stride, int dims,
               const std::vector<std::int32_t>& chosen) {
     Point mean{};
@@ -32,14 +20,14 @@ Point mean_of(const float* joints, std::int64_t joint_stride, std::int64_t chann
 }
 
 Point mean_of(const ClipView& clip, std::int64_t body, std::int64_t frame, const std::vector<std::int32_t>& chosen) {
-    return mean_of(body_frame(clip, body, frame), clip.joint_stride, clip.channel_stride, clip.dims, chosen);
+    return mean_of(clip.joint(body, frame, 0), clip.joint_stride, clip.channel_stride, clip.dims, chosen);
 }
 
 // The body whose track stands for the clip: body 0, or the first that appears at all.
 std::int64_t leading_body(const ClipView& clip, const std::vector<std::int64_t>& valid) {
     for (std::int64_t body = 0; body < clip.bodies; ++body)
         for (const std::int64_t frame : valid)
-            if (present(clip, body, frame)) return body;
+            if (clip.present(body, frame)) return body;
     return 0;
 }
 
@@ -47,7 +35,7 @@ Point first_centre(const ClipView& clip, const std::vector<std::int64_t>& valid,
                    const std::vector<std::int32_t>& centre_joints) {
     const std::int64_t body = leading_body(clip, valid);
     for (const std::int64_t frame : valid)
-        if (present(clip, body, frame)) return mean_of(clip, body, frame, centre_joints);
+        if (clip.present(body, frame)) return mean_of(clip, body, frame, centre_joints);
     return {};
 }
 
@@ -57,7 +45,7 @@ double torso_length(const ClipView& clip, const std::vector<std::int64_t>& valid
     std::vector<double> lengths;
     lengths.reserve(valid.size());
     for (const std::int64_t frame : valid) {
-        if (!present(clip, body, frame)) continue;
+        if (!clip.present(body, frame)) continue;
         const Point top = mean_of(clip, body, frame, recipe.torso_top);
         const Point bottom = mean_of(clip, body, frame, recipe.torso_bottom);
         const double length = std::hypot(top[0] - bottom[0], top[1] - bottom[1], top[2] - bottom[2]);
@@ -73,6 +61,86 @@ double torso_length(const ClipView& clip, const std::vector<std::int64_t>& valid
     return median;
 }
 
+struct Box {
+    Point low{}, high{};
+
+    Point middle() const {
+        Point point{};
+        for (std::size_t c = 0; c < point.size(); ++c) point[c] = 0.5 * (low[c] + high[c]);
+        return point;
+    }
+
+    double half_side() const {
+        double side = 0;
+        for (std::size_t c = 0; c < low.size(); ++c) side = std::max(side, high[c] - low[c]);
+        return 0.5 * side;
+    }
+};
+
+// The box of the joints that `counts` chooses; whether there are any.
+template <class Counts>
+bool surround(const ClipView& clip, const std::vector<std::int64_t>& valid, Counts&& counts, Box& box) {
+    bool any = false;
+    for (std::int64_t body = 0; body < clip.bodies; ++body)
+        for (const std::int64_t frame : valid) {
+            if (!clip.present(body, frame)) continue;
+            for (std::int64_t v = 0; v < clip.joints; ++v) {
+                const float* joint = clip.joint(body, frame, v);
+                if (!counts(joint)) continue;
+                for (int c = 0; c < clip.dims; ++c) {
+                    const double value = joint[c * clip.channel_stride];
+                    if (!std::isfinite(value))
+                        throw std::domain_error("the joints' box must be finite: the clip holds a NaN or infinity");
+                    const auto axis = static_cast<std::size_t>(c);
+                    box.low[axis] = any ? std::min(box.low[axis], value) : value;
+                    box.high[axis] = any ? std::max(box.high[axis], value) : value;
+                }
+                any = true;
+            }
+        }
+    return any;
+}
+
+Box box_of(const ClipView& clip, const std::vector<std::int64_t>& valid) {
+    Box box;
+    const auto seen = [&](const float* joint) {
+        return clip.channels == clip.dims || joint[clip.dims * clip.channel_stride] != 0;
+    };
+    if (!surround(clip, valid, seen, box) && !surround(clip, valid, [](const float*) { return true; }, box))
+        throw std::domain_error("the joints' box needs a frame with a body");
+    return box;
+}
+
+// What centre rules other than per_body subtract from every body and frame.
+Point common_origin(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid,
+                    const Box& box) {
+    switch (recipe.centre) {
+        case CentreRule::first:
+            return first_centre(clip, valid, recipe.centre_joints);
+        case CentreRule::box:
+            return box.middle();
+        case CentreRule::image:
+            return {0.5 * recipe.image[0], 0.5 * recipe.image[1], 0};
+        default:
+            return {};
+    }
+}
+
+double unit_of(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid, const Box& box) {
+    switch (recipe.scale) {
+        case ScaleRule::torso:
+            return torso_length(clip, valid, recipe);
+        case ScaleRule::image:
+            return 0.5 * std::max(recipe.image[0], recipe.image[1]);
+        case ScaleRule::box:
+            if (!(box.half_side() > 0))
+                throw std::domain_error("the joints' box must have an extent: all joints lie in one point");
+            return box.half_side();
+        default:
+            return 1;
+    }
+}
+
 // One recorded body and frame as the resize reads it: (joint − origin) · scale, or zeros where the body is absent.
 struct Source {
     const float* joints;
@@ -80,13 +148,10 @@ struct Source {
     bool is_present;
 };
 
-Source source(const ClipView& clip, const Preprocess& recipe, const Point& first, std::int64_t body,
+Source source(const ClipView& clip, const Preprocess& recipe, const Point& origin, std::int64_t body,
               std::int64_t frame) {
-    Source read{body_frame(clip, body, frame), {}, present(clip, body, frame)};
-    if (recipe.centre == CentreRule::per_body)
-        read.origin = mean_of(clip, body, frame, recipe.centre_joints);
-    else if (recipe.centre == CentreRule::first)
-        read.origin = first;
+    Source read{clip.joint(body, frame, 0), origin, clip.present(body, frame)};
+    if (recipe.centre == CentreRule::per_body) read.origin = mean_of(clip, body, frame, recipe.centre_joints);
     return read;
 }
 
@@ -98,8 +163,10 @@ double value(const ClipView& clip, const Source& from, double scale, std::int64_
 
 void centre_scale_resize(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid,
                          std::int64_t out_frames, float* out) {
-    const Point first = recipe.centre == CentreRule::first ? first_centre(clip, valid, recipe.centre_joints) : Point{};
-    const double scale = recipe.scale == ScaleRule::torso ? 1.0 / torso_length(clip, valid, recipe) : 1.0;
+    const bool boxed = recipe.centre == CentreRule::box || recipe.scale == ScaleRule::box;
+    const Box box = boxed ? box_of(clip, valid) : Box{};
+    const Point origin = common_origin(clip, recipe, valid, box);
+    const double scale = 1.0 / unit_of(clip, recipe, valid, box);
     const auto length = static_cast<std::int64_t>(valid.size());
     for (std::int64_t body = 0; body < clip.bodies; ++body) {
         for (std::int64_t t = 0; t < out_frames; ++t) {
@@ -109,8 +176,8 @@ void centre_scale_resize(const ClipView& clip, const Preprocess& recipe, const s
             const auto before = static_cast<std::int64_t>(at);
             const std::int64_t after = std::min(before + 1, length - 1);
             const double weight = at - static_cast<double>(before);
-            const Source low = source(clip, recipe, first, body, valid[static_cast<std::size_t>(before)]);
-            const Source high = source(clip, recipe, first, body, valid[static_cast<std::size_t>(after)]);
+            const Source low = source(clip, recipe, origin, body, valid[static_cast<std::size_t>(before)]);
+            const Source high = source(clip, recipe, origin, body, valid[static_cast<std::size_t>(after)]);
             float* to = out + (body * out_frames + t) * clip.joints * clip.channels;
             for (std::int64_t v = 0; v < clip.joints; ++v)
                 for (std::int64_t c = 0; c < clip.channels; ++c) {
@@ -214,10 +281,10 @@ std::vector<std::int64_t> valid_frames(const ClipView& clip, LengthRule rule) {
     for (std::int64_t frame = 0; frame < clip.frames; ++frame) {
         bool valid = false;
         if (rule == LengthRule::aimclr) {
-            const float* joint = body_frame(clip, 0, frame);
+            const float* joint = clip.joint(0, frame, 0);
             for (int c = 0; c < clip.dims; ++c) valid |= joint[c * clip.channel_stride] != 0;
         } else {
-            for (std::int64_t body = 0; body < clip.bodies && !valid; ++body) valid = present(clip, body, frame);
+            for (std::int64_t body = 0; body < clip.bodies && !valid; ++body) valid = clip.present(body, frame);
         }
         if (valid) kept.push_back(rule == LengthRule::aimclr ? static_cast<std::int64_t>(kept.size()) : frame);
     }

@@ -1,26 +1,20 @@
 // From recorded frames to a clip a network reads: valid length → centre → scale → resize → rotate.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
+
+#include "core/clip_view.hpp"
 
 namespace asma {
 
 enum class LengthRule : std::uint8_t { drop_empty, aimclr };
-enum class CentreRule : std::uint8_t { none, per_body, first };
-enum class ScaleRule : std::uint8_t { none, torso };
+enum class CentreRule : std::uint8_t { none, per_body, first, box, image };
+enum class ScaleRule : std::uint8_t { none, torso, box, image };
 enum class RotateRule : std::uint8_t { none, frame, clip, aimclr };
 
-// A clip (M, T, V, C) in any memory order; strides count elements. The first `dims` channels are coordinates, the
-// others (scores) are resized and nothing else. A body is absent from a frame where all its channels are zero.
-struct ClipView {
-    const float* data = nullptr;
-    std::int64_t bodies = 0, frames = 0, joints = 0, channels = 0;
-    std::int64_t body_stride = 0, frame_stride = 0, joint_stride = 0, channel_stride = 0;
-    int dims = 3;
-};
-
-// Every list of joints names one point: their mean.
+// Scores are resized and nothing else. Every list of joints names one point: their mean.
 struct Preprocess {
     LengthRule length = LengthRule::drop_empty;
     CentreRule centre = CentreRule::none;
@@ -29,6 +23,7 @@ struct Preprocess {
     std::vector<std::int32_t> centre_joints;
     std::vector<std::int32_t> left_shoulder, right_shoulder;
     std::vector<std::int32_t> torso_top, torso_bottom;
+    std::array<double, 2> image{};  // width and height
     int up_axis = 1;
 };
 
@@ -37,7 +32,10 @@ struct Preprocess {
 std::vector<std::int64_t> valid_frames(const ClipView& clip, LengthRule rule);
 
 // out: (M, out_frames, V, C), dense. `valid` comes from valid_frames and holds at least one frame; every joint index
-// lies in [0, V). Throws std::domain_error where the torso has no length.
+// lies in [0, V). Throws std::domain_error where the torso has no length or the box no extent.
+//
+// The box holds all joints of present bodies in the valid frames; where channels behind the coordinates tell that a
+// joint was not seen (a score of 0), it does not count, unless no joint was. Image rules are for two coordinates.
 //
 // Resize reads valid frame (i + ½)·L/T − ½, clamped, linearly between neighbours. Rotation turns about the up axis so
 // that right − left shoulder points along the first horizontal axis (x; y where x is up); bodies that were centred

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asma_fast import data
+from asma_fast import Skeleton, data
 
 FRAMES = np.random.default_rng(0).normal(size=(4, 20, 3)).round(4)
 
@@ -57,8 +57,9 @@ def test_byte_order_mark_and_other_names(tmp_path: Path) -> None:
         (record(skeletons=[[["a"] * 3] * 20]), r"expected numbers"),
         (record(skeletons=[[[10**400] * 3] * 20]), r"expected"),
         (record(skeletons=[[[None] * 3] * 20]), r"expected numbers"),
-        (record(skeletons=[[[float("nan")] * 3] * 20]), r"finite coordinates, found nan in frame 0, joint 0"),
-        (record(skeletons=[[[1e300] * 3] * 20]), r"finite coordinates, found 1e\+300"),
+        (b"\x1f\x8b\x08\x00", r"plain text, found a file compressed by gzip"),
+        (record().replace(b"[[[", b"[[[1e999, "), r"1e999 is beyond any float"),
+        (record(skeletons=[[[1e300] * 3] * 20]), r"float32 can hold, found 1e\+300 in frame 0, joint 0"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -67,3 +68,16 @@ def test_bad_files_are_refused(tmp_path: Path, content: bytes, message: str) -> 
     with pytest.raises(data.FormatError, match=message) as caught:
         data.read_clip(path, "nw-ucla")
     assert caught.value.file == str(path)
+
+
+def test_what_is_not_finite_is_a_missing_joint(tmp_path: Path) -> None:
+    frames = FRAMES.copy()
+    frames[1, 7, 2] = np.nan
+    frames[2, 3] = np.inf
+    path = tmp_path / "a01_s01_e00_v01.json"
+    path.write_bytes(record(skeletons=frames.tolist()))
+    clip = data.read_clip(path, "nw-ucla")
+    np.testing.assert_array_equal(clip.frames[0], frames.astype(np.float32))
+    filled = data.fill_missing(clip, Skeleton.named("kinect-v1"))
+    assert filled.missing_joints == 2
+    np.testing.assert_allclose(filled.frames[0, 1, 7], (FRAMES[0, 7] + FRAMES[2, 7]) / 2, rtol=1e-6)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import run_program
+from programs import program_environment, run_program
 
 from asma_fast.data import PrepareConfig, Preprocessing, Store, prepare, read_clip
 
@@ -203,6 +207,123 @@ def test_a_file_size_limit_ends_in_a_sentence(folder: Path, limit: int) -> None:
     assert out.read_bytes() == (folder.parent / "whole").read_bytes()
 
 
+@pytest.mark.slow
+def test_fifty_kills_at_any_moment_lose_nothing(folder: Path) -> None:
+    """The store is there whole or not at all after every kill, and the same when a run is left alone at last."""
+    for index in range(40, 80):  # enough files for prepare to read in processes
+        path = folder / "part2" / f"a01_s01_e{index:02}_v01.json"
+        path.parent.mkdir(exist_ok=True)
+        frames = np.full((3 + index % 5, 20, 3), index / 7).tolist()
+        path.write_text(json.dumps({"label": 1 + index % 9, "skeletons": frames}))
+    expected = folder.parent / "whole"
+    prepare(nw_ucla(folder, out=expected, workers=1))
+    program = """
+        import sys
+        from pathlib import Path
+        from asma_fast.data import PrepareConfig, prepare
+        print("go", flush=True)
+        prepare(PrepareConfig("nw-ucla", Path(sys.argv[1]), Path(sys.argv[2]), workers=2))
+    """
+    out, partial = folder.parent / "out", folder.parent / "out.partial"
+    words = [sys.executable, "-W", "error", "-c", textwrap.dedent(program), str(out), str(folder)]
+    rng, longest, kills, underway = np.random.default_rng(11), 1.0, 0, 0
+    while kills < 50:
+        with subprocess.Popen(words, env=program_environment(), stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"go\n"
+            started = time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=rng.uniform(0, longest))
+            if child.poll() is None:
+                child.kill()
+            if child.wait() == 0:
+                longest = time.monotonic() - started
+            else:
+                assert child.returncode == -signal.SIGKILL
+                kills += 1
+        underway += partial.exists() and not out.exists()
+        if out.exists():
+            assert out.read_bytes() == expected.read_bytes()
+            out.unlink()
+    report = prepare(nw_ucla(folder))
+    assert report.ok
+    assert report.clips == 80
+    assert out.read_bytes() == expected.read_bytes()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["out", "raw", "whole"]
+    assert underway > 10
+
+
+def test_two_runs_on_one_store_do_not_mix(folder: Path) -> None:
+    said: list[str] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if done == 20:
+            program = """
+                import sys
+                from pathlib import Path
+                from asma_fast.cli import main
+                sys.exit(main(["prepare", "nw-ucla", sys.argv[1], "--out", sys.argv[2]]))
+            """
+            second = run_program(program, folder, folder.parent / "out")
+            said.extend([second.stderr, str(second.returncode)])
+
+    assert prepare(nw_ucla(folder), progress=meanwhile).clips == 40
+    assert said[1] == "2"
+    assert f"out is being written by another process (pid {os.getpid()})" in said[0]
+    prepare(nw_ucla(folder, out=folder.parent / "alone"))
+    assert (folder.parent / "out").read_bytes() == (folder.parent / "alone").read_bytes()
+
+
+def test_of_two_clips_of_one_name_the_first_stands_and_the_other_is_told(folder: Path) -> None:
+    """Whoever reads, and however often it is interrupted."""
+    first = sorted((folder / "part0").glob("*.json"))[3]
+    record = json.loads(first.read_text())
+    (folder / "part1" / first.name).write_text(json.dumps({**record, "skeletons": record["skeletons"] * 3}))
+    contents = set()
+    for workers, stops in ((1, ()), (3, ()), (2, (3, 9, 30))):
+        config = nw_ucla(folder, out=folder.parent / f"out{workers}", workers=workers)
+        for stop in stops:
+            stop_after(stop, config)
+        report = prepare(config)
+        assert [failure.file for failure in report.failures] == [f"part1/{first.name}"]
+        assert f"again, first from 'part0/{first.name}'" in report.failures[0].reason
+        store = Store.open(config.out)
+        assert store[store.names.index(first.stem)].length == len(record["skeletons"])
+        contents.add(config.out.read_bytes())
+    assert len(contents) == 1
+
+
+def test_names_that_are_no_text_are_read_and_shown_with_escapes(folder: Path) -> None:
+    odd = os.fsencode(folder) + b"/caf\xe9"
+    os.mkdir(odd)
+    good = sorted((folder / "part0").glob("*.json"))[0]
+    shutil.copy(good, odd + b"/a01_s01_e90_v01.json")
+    shutil.copy(good, odd + b"/n\xf6tes.txt")
+    for name, content in ((b"/a01_s01_e91_v01.json", b"{"), (b"/a01_s01_e92_v01.json", b"")):
+        with open(odd + name, "wb") as file:
+            file.write(content)
+    program = """
+        import sys
+        from asma_fast.cli import main
+        sys.exit(main(["prepare", "nw-ucla", sys.argv[1], "--out", sys.argv[2]]))
+    """
+    done = run_program(program, folder, folder.parent / "out")
+    assert done.returncode == 1, done.stderr
+    assert "n\\udcf6tes.txt" in done.stdout
+    assert "caf\\udce9/a01_s01_e91_v01.json" in done.stdout
+    store = Store.open(folder.parent / "out")
+    assert len(store) == 41
+    assert "a01_s01_e90_v01" in store.names
+
+
+def test_a_read_only_target_ends_in_a_sentence(folder: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for out in (small_disk / "out", small_disk / "new" / "out"):
+        with pytest.raises(OSError, match=r"Read-only file system while writing the store"):
+            prepare(nw_ucla(folder, out=out))
+    assert not list(small_disk.iterdir())
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 128 KiB."""
@@ -256,3 +377,54 @@ def test_bad_configurations(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             prepare(nw_ucla(tmp_path / "raw", **changes))
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_only_a_store_is_overwritten(folder: Path) -> None:
+    raw = sorted(folder.rglob("*.json"))[0]
+    content = raw.read_bytes()
+    with pytest.raises(FileExistsError, match="no store is not overwritten"):
+        prepare(nw_ucla(folder, out=raw, overwrite=True))
+    assert raw.read_bytes() == content
+
+
+def test_linked_folders_are_read_and_pipes_are_not(folder: Path) -> None:
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    moved = sorted(folder.rglob("*.json"))[0]
+    moved.rename(elsewhere / moved.name)
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(folder)
+    os.mkfifo(folder / "a01_s09_e09_v01.json")
+    report = prepare(nw_ucla(folder))
+    assert (report.clips, report.failures) == (40, ())
+    assert any(name.endswith("a01_s09_e09_v01.json") for name in report.ignored)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"split": "xview=subject:1"}, "split xview is the data set's own"),
+        ({"split": "subject:1;subject:2"}, "split xsub is described twice"),
+        ({"split": "subjects:1"}, "split must be subject:NUMBERS"),
+        ({"min_score": 0.9}, "no use for the option min_score"),
+        ({"layout": "coco"}, "no use for the option layout"),
+        ({"cut": False}, "no use for the option cut"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(folder: Path, changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        prepare(nw_ucla(folder, **changes))
+
+
+def test_a_name_to_be_excluded_that_is_no_files_is_told(folder: Path) -> None:
+    names = folder.parent / "names.txt"
+    first = sorted(folder.rglob("*.json"))[0].stem
+    names.write_text(f"{first}\nnobody\n")
+    report = prepare(nw_ucla(folder, exclude=names))
+    assert (report.clips, report.unmatched) == (39, ("nobody",))
+    assert "1 names to be excluded are no file's: nobody" in str(report)
+
+
+def test_resized_clips_have_no_rate(folder: Path) -> None:
+    prepare(nw_ucla(folder, preprocessing="small"))
+    assert Store.open(folder.parent / "out")[0].fps is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from programs import program_output
 
 from asma_fast import Skeleton
-from asma_fast.data import Clip, Preprocessing
+from asma_fast.data import Clip, Preprocessing, read_clip
 
 NTU = Skeleton.named("ntu-rgb+d")
+COCO = Skeleton.named("coco")
 Frames = NDArray[np.float32]
 
 
@@ -74,9 +76,10 @@ def test_aimclr_arrays_on_genuine_files(recordings: Path) -> None:
     assert len(files) == 7
     for path in files:
         raw = plain_ntu(path)
-        prepared = Preprocessing.named("aimclr")(raw.astype(np.float32), NTU)
-        assert prepared.shape == (3, 50, 25, 2)
-        np.testing.assert_allclose(channels_last(prepared), aimclr(raw), atol=1e-5, rtol=0)
+        for clip in (raw.astype(np.float32), read_clip(path, "ntu", bodies="file-order")):
+            prepared = Preprocessing.named("aimclr")(clip, NTU)
+            assert prepared.shape == (3, 50, 25, 2)
+            np.testing.assert_allclose(channels_last(prepared), aimclr(raw), atol=1e-5, rtol=0)
 
 
 def test_aimclr_counts_frames_and_cuts_to_the_first_that_many() -> None:
@@ -224,6 +227,134 @@ def test_rotation_is_about_the_up_axis(up: str, kept: int, across: tuple[int, in
     assert np.abs(shoulders(turned)[across[1]]).max() < 1e-5
 
 
+@pytest.mark.parametrize("rotate", ["frame", "clip"])
+@pytest.mark.parametrize("centre", ["per-body", "first", "none"])
+def test_a_negative_up_axis_gives_the_same_body_seen_the_other_way_up(centre: str, rotate: str) -> None:
+    raw = body_like(np.random.default_rng(19), 20, bodies=2)
+    half_turn_about_x = np.array([1, -1, -1], np.float32)
+    down = Skeleton(edges=NTU.edges, joints=NTU.joints, centre=NTU.centre, shoulders=NTU.shoulders, up="-y")
+    recipe = only(centre=centre, rotate=rotate, frames=30)
+    upright = channels_last(recipe(raw, NTU))
+    np.testing.assert_array_equal(channels_last(recipe(raw * half_turn_about_x, down)), upright * half_turn_about_x)
+
+
+@pytest.mark.parametrize(("up", "facing"), [("+y", -1), ("-y", 1)])
+def test_a_turned_body_is_no_mirror_image_and_faces_where_the_docstring_says(up: str, facing: int) -> None:
+    skeleton = Skeleton.named("mediapipe")
+    skeleton = Skeleton(edges=skeleton.edges, joints=skeleton.joints, shoulders=skeleton.shoulders, up=up)
+    nose, (left,), (right,) = skeleton.joints.index("nose"), *skeleton.shoulders  # type: ignore[misc]
+    rng = np.random.default_rng(20)
+    for angle in rng.uniform(0, 2 * np.pi, size=12):
+        person = rng.normal(scale=0.02, size=(1, 9, 33, 3))
+        person[..., left, 0] -= 0.2
+        person[..., right, 0] += 0.2
+        person[..., nose, :] += 0, 0.3 if up == "+y" else -0.3, 0.2 * facing
+        turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+        turned = channels_last(only(rotate="clip")((person @ turn).astype(np.float32), skeleton)).mean(axis=(0, 1))
+        assert np.sign(turned[nose, 2]) == facing
+        assert turned[right, 0] - turned[left, 0] > 0.3
+        recorded = person.mean(axis=(0, 1))
+        sense = [np.linalg.det(np.stack([p[right] - p[left], p[nose], p[32] + p[31]])) for p in (recorded, turned)]
+        assert sense[1] == pytest.approx(sense[0], abs=1e-5)
+
+
+def people_in_an_image(rng: np.random.Generator, frames: int, bodies: int = 1, scored: bool = True) -> Frames:
+    """Bodies of the coco layout, in pixels, with scores from ½ to 1."""
+    places = 40 * body_like(rng, frames, bodies, COCO)[..., :2] + np.array([300, 200], np.float32)
+    scores = rng.uniform(0.5, 1, size=(*places.shape[:3], int(scored)))
+    return np.concatenate([places, scores.astype(np.float32)], axis=-1)
+
+
+def test_image_rules_keep_the_middle_of_the_image_and_proportions() -> None:
+    raw = people_in_an_image(np.random.default_rng(21), 12, bodies=2)
+    raw[1, 5:] = 0
+    clip = Clip(raw, "coco", image_size=(640, 480))
+    prepared = channels_last(only(centre="image", scale="image")(clip, COCO))
+    expected = raw.astype(np.float64)
+    expected[..., :2] = (expected[..., :2] - (320, 240)) / 320
+    expected[1, 5:] = 0
+    np.testing.assert_array_equal(prepared, expected.astype(np.float32))
+    upright = Clip(raw, "coco", image_size=(480, 640))
+    corner = channels_last(only(centre="none", scale="image")(upright, COCO))
+    np.testing.assert_array_equal(corner[..., :2], (raw[..., :2].astype(np.float64) / 320).astype(np.float32))
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("scored", [False, True])
+def test_box_rules_fit_the_clip_into_the_unit_box(dimensions: int, scored: bool) -> None:
+    rng = np.random.default_rng(22)
+    skeleton = COCO if dimensions == 2 else NTU
+    raw = people_in_an_image(rng, 12, 2, scored) if dimensions == 2 else body_like(rng, 12, 2)
+    raw[1, 4:] = 0
+    raw[:, 7] = 0
+    prepared = channels_last(only(centre="box", scale="box")(raw, skeleton))[..., :dimensions]
+    there = (raw != 0).any(axis=(2, 3))
+    places = raw[there][..., :dimensions].astype(np.float64)
+    low, high = places.min(axis=(0, 1)), places.max(axis=(0, 1))
+    expected = (places - (low + high) / 2) / ((high - low).max() / 2)
+    np.testing.assert_allclose(prepared[there[:, there.any(axis=0)]], expected, atol=1e-6)
+    assert np.abs(prepared).max() == 1
+    assert not prepared[1, 4:].any()
+    np.testing.assert_allclose(prepared.max(axis=(0, 1, 2)), -prepared.min(axis=(0, 1, 2)), atol=1e-6)
+
+
+def test_the_pose_recipe_forgets_where_and_how_large_people_were_filmed() -> None:
+    raw = people_in_an_image(np.random.default_rng(23), 31, bodies=2)
+    recipe = Preprocessing.named("pose")
+    prepared = recipe(raw, COCO)
+    assert prepared.shape == (3, 50, 17, 2)
+    assert np.abs(prepared[:2]).max() <= 1
+    moved = raw.copy()
+    moved[..., :2] = 0.37 * raw[..., :2] + np.array([500, -20], np.float32)
+    np.testing.assert_allclose(recipe(moved, COCO), prepared, atol=1e-5)
+    padded = np.insert(raw, [0, 9, 31], 0, axis=1)
+    np.testing.assert_array_equal(recipe(padded, COCO), prepared)
+    np.testing.assert_array_equal(prepared[2], only(frames=50)(raw, COCO)[2])
+
+
+def test_joints_without_a_score_are_no_part_of_the_box() -> None:
+    raw = people_in_an_image(np.random.default_rng(24), 10)
+    raw[..., 3, :] = -5000, 9000, 0
+    recipe = only(centre="box", scale="box")
+    prepared = recipe(raw, COCO)
+    others = [v for v in range(17) if v != 3]
+    assert np.abs(prepared[:2, :, others]).max() == 1
+    assert np.abs(prepared[:2, :, 3]).min() > 1
+    unscored = raw.copy()
+    unscored[..., 2] = 0
+    np.testing.assert_array_equal(recipe(unscored, COCO)[:2], recipe(raw[..., :2].copy(), COCO))
+
+
+def test_torso_scale_in_two_dimensions() -> None:
+    raw = people_in_an_image(np.random.default_rng(25), 11)
+    middle = [raw[0, :, pair, :2].astype(np.float64).mean(axis=0) for pair in ([5, 6], [11, 12])]
+    torso = np.median(np.linalg.norm(middle[0] - middle[1], axis=-1))
+    assert [COCO.joints[v] for v in (5, 6, 11, 12)] == ["left shoulder", "right shoulder", "left hip", "right hip"]
+    np.testing.assert_allclose(channels_last(only(scale="torso")(raw, COCO))[..., :2], raw[..., :2] / torso, rtol=1e-6)
+
+
+def test_what_the_image_and_the_box_need_is_said() -> None:
+    raw = people_in_an_image(np.random.default_rng(26), 5)
+    for field in ("centre", "scale"):
+        with pytest.raises(ValueError, match=f"{field}='image' needs the image's size"):
+            only(**{field: "image"})(raw, COCO)
+        with pytest.raises(ValueError, match=f"{field}='image' needs the image's size"):
+            only(**{field: "image"})(Clip(raw, "coco"), COCO)
+        with pytest.raises(ValueError, match=f"{field}='image' needs two dimensions; ntu-rgb\\+d has 3"):
+            only(**{field: "image"})(Clip(body_like(np.random.default_rng(27), 5), NTU.name, image_size=(9, 9)), NTU)
+        with pytest.raises(ValueError, match=r"positive width and height, got \(0, 480\)"):
+            only(**{field: "image"})(Clip(raw, "coco", image_size=(0, 480)), COCO)
+    still = np.full((1, 5, 17, 2), 7, np.float32)
+    assert not only(centre="box")(still, COCO).any()
+    with pytest.raises(ValueError, match="box must have an extent"):
+        only(scale="box")(still, COCO)
+    still[0, 2, 3, 1] = np.nan
+    with pytest.raises(ValueError, match="box must be finite"):
+        only(centre="box")(still, COCO)
+    with pytest.raises(ValueError, match="'pose' does not rotate"):
+        Preprocessing()(raw, COCO)
+
+
 def test_scores_behind_the_coordinates_are_resized_only() -> None:
     raw = body_like(np.random.default_rng(16), 20)
     scored = np.concatenate([raw, np.full((1, 20, 25, 1), 0.5, np.float32)], axis=-1)
@@ -248,6 +379,13 @@ def test_record_round_trip() -> None:
         assert Preprocessing.from_dict(recipe.to_dict()) == recipe
     with pytest.raises(ValueError, match="fields"):
         Preprocessing.from_dict({"frames": 3})
+
+
+def test_training_configs_offer_every_recipe() -> None:
+    from asma_fast.training.configs import DataConfig, InspectConfig
+
+    for config in (DataConfig, InspectConfig):
+        assert sorted(get_args(get_type_hints(config)["preprocessing"])) == list(Preprocessing.names())
 
 
 def test_bad_input_is_refused_in_a_sentence() -> None:

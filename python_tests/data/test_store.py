@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ def clips(count: int = 5, seed: int = 0) -> list[Clip]:
 
 
 def writer(path: Path, **changes: object) -> StoreWriter:
-    return StoreWriter(path, **{"dataset": "mine", "skeleton": NTU, "fps": 30.0, **changes})  # type: ignore[arg-type]
+    return StoreWriter(path, **{"dataset": "mine", "skeleton": NTU, **changes})  # type: ignore[arg-type]
 
 
 def write(path: Path, recorded: list[Clip], **changes: object) -> Store:
@@ -73,6 +75,16 @@ def test_frames_are_read_only_views_of_the_file(tmp_path: Path) -> None:
     assert not frames.flags.owndata
     with pytest.raises(ValueError, match="read-only"):
         frames[0, 0, 0, 0] = 1
+
+
+def test_frames_come_alone_too(tmp_path: Path) -> None:
+    recorded = clips()
+    store = write(tmp_path / "a", recorded)
+    for index in (0, 3, -1):
+        np.testing.assert_array_equal(store.frames(index), recorded[index].frames.transpose(1, 0, 2, 3))
+    for index in (5, -6):
+        with pytest.raises(IndexError):
+            store.frames(index)
 
 
 def test_indices_are_a_sequence_s(tmp_path: Path) -> None:
@@ -120,6 +132,26 @@ def test_own_skeletons_and_preprocessed_frames_survive(tmp_path: Path) -> None:
     np.testing.assert_array_equal(recipe(store[0], own)[:, :, :, 0], 1)
 
 
+def test_clips_of_one_source_agree_on_frame_labels(tmp_path: Path) -> None:
+    first, second = clips(2)
+    labelled = replace(second, frame_labels=np.zeros(second.length, np.int64))
+    with writer(tmp_path / "a") as into:
+        for pair in ((first, labelled), (labelled, first)):
+            with pytest.raises(ValueError, match="frame_labels, or none"):
+                into.add(*pair)
+        into.add(first)
+        with pytest.raises(ValueError, match="frame_labels, or none"):
+            into.add(labelled)
+
+
+@pytest.mark.parametrize("names", [("walk", "run"), ("übung 1", "歩く"), (os.fsdecode(b"caf\xe9"), "plain")])
+def test_any_name_survives(tmp_path: Path, names: tuple[str, ...]) -> None:
+    recorded = [replace(clip, name=name) for clip, name in zip(clips(2), names, strict=True)]
+    store = write(tmp_path / "a", recorded)
+    assert store.names == names
+    same(pickle.loads(pickle.dumps(store)), recorded)
+
+
 def test_order_can_be_chosen(tmp_path: Path) -> None:
     recorded = clips()
     with writer(tmp_path / "a") as into:
@@ -140,7 +172,7 @@ def test_clips_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             (good, "distinct"),
             (Clip(zeros, "ntu-rgb+d", fps=30.0), "distinct and not empty"),
             (Clip(zeros, "sbu", name="x", fps=30.0), "skeleton must be 'ntu-rgb+d'"),
-            (Clip(zeros, "ntu-rgb+d", name="x", fps=25.0), "fps must be 30.0"),
+            (Clip(zeros, "ntu-rgb+d", name="x", fps=-25.0), "fps must be None or positive"),
             (Clip(zeros[:, :, :20], "ntu-rgb+d", name="x", fps=30.0), "must have the same"),
             (Clip(zeros[:1], "ntu-rgb+d", name="x", fps=30.0), "must have the same"),
             (Clip(np.full_like(zeros, np.inf), "ntu-rgb+d", name="x", fps=30.0), "finite"),
@@ -309,8 +341,8 @@ def test_no_altered_byte_passes_for_other_content(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.numpy").save_file
     path = tmp_path / "a"
-    save_file({"weights": np.zeros(3)}, path)
-    with pytest.raises(StoreError, match="found 'F64'"):
+    save_file({"weights": np.zeros(3, np.float16)}, path)
+    with pytest.raises(StoreError, match="found 'F16'"):
         Store.open(path)
     save_file({"weights": np.zeros(3, np.float32)}, path)
     with pytest.raises(StoreError, match="but no store"):

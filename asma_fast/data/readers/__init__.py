@@ -12,6 +12,17 @@ _READERS = {
     "ntu": ("asma_fast.data.readers.ntu", "Ntu"),
     "nw-ucla": ("asma_fast.data.readers.nw_ucla", "NwUcla"),
     "utd-mhad": ("asma_fast.data.readers.utd_mhad", "UtdMhad"),
+    "pku-mmd": ("asma_fast.data.readers.pku_mmd", "PkuMmd"),
+    "sbu": ("asma_fast.data.readers.sbu", "Sbu"),
+    "irds": ("asma_fast.data.readers.irds", "Irds"),
+    "precog": ("asma_fast.data.readers.precog", "Precog"),
+    "aimclr": ("asma_fast.data.readers.aimclr", "AimClr"),
+    "ctrgcn": ("asma_fast.data.readers.ctrgcn", "CtrGcn"),
+    "pyskl": ("asma_fast.data.readers.pyskl", "Pyskl"),
+    "openpose": ("asma_fast.data.readers.openpose", "OpenPose"),
+    "coco": ("asma_fast.data.readers.coco", "Coco"),
+    "mediapipe": ("asma_fast.data.readers.mediapipe", "MediaPipe"),
+    "arrays": ("asma_fast.data.readers.arrays", "Arrays"),
 }
 
 DATASETS = tuple(_READERS)
@@ -40,16 +51,20 @@ def read_clip(path: str | Path, dataset: str, *, bodies: str = "file-order") -> 
     path
         The file.
     dataset
-        Whose format it has: ``"ntu"``, ``"nw-ucla"`` or ``"utd-mhad"``.
+        Whose format it has: ``"ntu"``, ``"nw-ucla"``, ``"utd-mhad"``, ``"pku-mmd"``, ``"sbu"``, ``"irds"``,
+        ``"precog"``, or a pose estimator's, ``"openpose"``, ``"coco"``, ``"mediapipe"``.
     bodies
         Which bodies are taken where a frame holds more than the data set's number. ``"file-order"``: the first of each
-        frame, without tracking.
+        frame, without tracking; pose estimators have ``"first"`` for the first alone. NTU has ``"denoised"`` and
+        ``"energy"`` besides: see :mod:`asma_fast.data.bodies`.
 
     Returns
     -------
     Clip
-        ``frames (M, T, V, C)`` float32 as recorded, M = 2 for ``"ntu"``, else 1; an absent body is all zeros. Label,
-        subject and camera are None where neither the file nor its name tells them.
+        ``frames (M, T, V, C)`` float32 as recorded, M being the set's number of bodies (NTU, PKU-MMD and SBU 2, the
+        other sets 1); an absent body is all zeros, and joints that the sensor did not see are marked in ``missing``
+        (:func:`fill_missing` fills them in). Label, subject and camera are None where neither the file nor its name
+        tells them.
 
     Raises
     ------

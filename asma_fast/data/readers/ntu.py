@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from asma_fast._backends import native
+from asma_fast.data.bodies import BODIES, BODY_RULES, RecordedBodies, choose_bodies
 from asma_fast.data.clip import Clip, ClipInfo, Part, SplitRule
 from asma_fast.data.readers.base import Reader, split_by
+from asma_fast.data.readers.text import plain_bytes
 
 # The training subjects of NTU-120; those up to 40 are NTU-60's.
 _TRAIN_SUBJECTS = frozenset(
@@ -19,11 +21,15 @@ _NTU60_CLASSES = 60
 
 
 class Ntu(Reader):
-    """``SsssCcccPpppRrrrAaaa.skeleton``: setup, camera, performer, replication, action."""
+    """``SsssCcccPpppRrrrAaaa.skeleton``: setup, camera, performer, replication, action.
+
+    Joints that the sensor did not track are marked missing; those it inferred are not.
+    """
 
     dataset = "ntu"
     skeleton = "ntu-rgb+d"
-    bodies = 2
+    bodies = BODIES
+    body_rules = tuple(BODY_RULES)
     fps = 30.0
     pattern = re.compile(r"S(?P<setup>\d{3})C(?P<camera>\d{3})P(?P<subject>\d{3})R\d{3}A(?P<action>\d{3})\.skeleton")
     classes = (
@@ -53,15 +59,17 @@ class Ntu(Reader):
     def read(self, path: Path, bodies: str) -> Clip:
         numbers = self.numbers(path)
         label = self.label_from_name(path, numbers.get("action"))
-        frames = native().read_ntu_skeleton(path.read_bytes(), str(path))
+        recorded = RecordedBodies(path, *native().read_ntu_skeleton(plain_bytes(path), str(path)))
+        frames, missing = choose_bodies(recorded, bodies)
         return Clip(
-            frames.transpose(1, 0, 2, 3),
+            frames,
             self.skeleton,
             label=label,
             subject=numbers.get("subject"),
             camera=numbers.get("camera"),
             name=path.stem,
             fps=self.fps,
+            missing=missing if missing.any() else None,
         )
 
     def protocol(self, clips: Collection[ClipInfo]) -> tuple[tuple[str, ...], Mapping[str, SplitRule]]:

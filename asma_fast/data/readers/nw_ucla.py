@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from asma_fast.data.clip import Clip
-from asma_fast.data.errors import FormatError
+from asma_fast.data.errors import FormatError, short
 from asma_fast.data.readers.base import Reader, one_body, split_by
+from asma_fast.data.readers.json_file import load_json
 
 
 class NwUcla(Reader):
@@ -37,10 +36,12 @@ class NwUcla(Reader):
     splits = {"xview": split_by("camera", {1, 2})}  # noqa: RUF012
 
     def read(self, path: Path, bodies: str) -> Clip:
-        record = self._load(path)
+        record = load_json(path)
+        if not isinstance(record, dict) or not {"label", "skeletons"} <= record.keys():
+            raise FormatError(path, "a JSON object with 'label' and 'skeletons'", short(record))
         label = record["label"]
         if isinstance(label, bool) or not isinstance(label, int) or not 1 <= label <= len(self.classes):
-            raise FormatError(path, f"a label from 1 to {len(self.classes)}", _short(label))
+            raise FormatError(path, f"a label from 1 to {len(self.classes)}", short(label))
         try:
             coordinates = np.array(record["skeletons"])
         except (ValueError, OverflowError, RecursionError):
@@ -55,25 +56,3 @@ class NwUcla(Reader):
             name=path.stem,
             fps=self.fps,
         )
-
-    @staticmethod
-    def _load(path: Path) -> dict[str, Any]:
-        content = path.read_bytes()
-        try:
-            record = json.loads(content)
-        except json.JSONDecodeError as error:
-            rest = error.doc[error.pos : error.pos + 20]
-            found = _short(rest) if rest else "the end of the file"
-            raise FormatError(path, f"JSON ({error.msg})", found, error.lineno) from None
-        except UnicodeDecodeError as error:
-            raise FormatError(path, "JSON in UTF-8", f"byte {error.object[error.start]:#04x}") from None
-        except (ValueError, RecursionError) as error:
-            raise FormatError(path, "JSON of plain numbers and lists", _short(str(error))) from None
-        if not isinstance(record, dict) or not {"label", "skeletons"} <= record.keys():
-            raise FormatError(path, "a JSON object with 'label' and 'skeletons'", _short(record))
-        return record
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:59] + "…"
