@@ -142,7 +142,9 @@ class StoreWriter:
         with self._telling_about_the_disk():
             self._work.open()
             try:
-                about = json.dumps({**self._about.to_json(), "origin": origin, "asma_fast": asma_fast.__version__}, sort_keys=True)
+                about = json.dumps(
+                    {**self._about.to_json(), "origin": origin, "asma_fast": asma_fast.__version__}, sort_keys=True
+                )
                 self._work.take_up(about, self._recall)
             except BaseException:
                 self.close()
