@@ -19,6 +19,10 @@
     KERNEL(graph_conv, GraphConvParams)                             \
     KERNEL(graph_conv_backward, GraphConvBackwardParams)            \
     KERNEL(joint_motion, MotionParams)                              \
+    KERNEL(nested_backward_weight, TemporalConvWeightParams)        \
+    KERNEL(nested_conv, TemporalConvParams)                         \
+    KERNEL(nested_merge, TemporalConvMergeParams)                   \
+    KERNEL(nested_pack, TemporalConvPackParams)                     \
     KERNEL(temporal_conv, TemporalConvParams)                       \
     KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \

@@ -40,7 +40,8 @@ template <class Real> struct ConvStore {
 };
 
 // weight, any strides → the packed weights of each group (cpu/micro_kernel.hpp), groups packed_group apart; by
-// Winograd the five points of a group follow each other. Work items: group · slabs + slab.
+// Winograd the five points of a group follow each other; nested, its twenty, of one tap each, and the taps themselves.
+// Work items: group · slabs + slab.
 template <class Real> struct TemporalConvPackParams {
     const Real* weight;
     Real* packed;
@@ -59,10 +60,13 @@ template <class Real> struct TemporalConvParams {
     TemporalConvSizes sizes;
     FrameMap map;
     std::int64_t packed_group, block_frames;  // by Winograd block_frames is a multiple of winograd_tile
+    NestedCut cut;                            // nested alone
     ConvLoad<Real> load;
     ConvStore<Real> store;
     // Of the thread. Direct, where load.scale: the source frames of a block (frames, V, channels). By Winograd: points
-    // of the positions (5, positions, V, channels), then of the tiles (5, tiles, V, columns).
+    // of the positions (5, positions, V, channels), then of the tiles (5, tiles, V, columns). Nested: of the inputs of
+    // the pairs (4, pairs, V, channels), of their outputs (4, pairs, V, columns) and of their tiles
+    // (5, pairs, 2, V, columns), and the frames that the tail reads (tail + taps, V, channels).
     Real* workspace;
 };
 
@@ -70,7 +74,8 @@ template <class Real> struct TemporalConvParams {
 // [i·B/parts, (i+1)·B/parts). Work items: (part · groups + group) · slabs + slab. `map` is the convolution's.
 //
 // By Winograd partial is (parts, groups, 5, triples, channels, columns), and an item is
-// (part · groups + group) · 5 + point.
+// (part · groups + group) · 5 + point. Nested it is (parts, groups, 20 + taps, channels, columns), an item
+// (part · groups + group) · 6 + point, of which the sixth sums the tail's taps.
 template <class Real> struct TemporalConvWeightParams {
     const Real* x;
     const Real* g;
@@ -81,8 +86,11 @@ template <class Real> struct TemporalConvWeightParams {
     ConvLoad<Real> load;
     std::int64_t together;  // by Winograd: rows whose tiles are in work at a time
     // Of the thread. Direct, where load.scale: a row of the source (T, V, channels). By Winograd: one point of the
-    // positions (together, positions, V, channels), then of the tiles (together, tiles, V, columns).
+    // positions (together, positions, V, channels), then of the tiles (together, tiles, V, columns). Nested: of the
+    // pairs, (4, together, pairs, V, channels) and (4, together, pairs, V, columns); for the tail its source
+    // (tail + taps, V, channels).
     Real* workspace;
+    NestedCut cut;  // nested alone
 };
 
 // weight_grad (groups·columns, channels, taps), dense, from the partial sums. Work items: group · channels + channel.
@@ -91,6 +99,7 @@ template <class Real> struct TemporalConvMergeParams {
     Real* weight_grad;
     TemporalConvSizes sizes;
     std::int64_t parts;
+    NestedCut cut;  // nested alone
 };
 
 // partial (parts, columns): part i sums the rows [i·rows/parts, (i+1)·rows/parts) of g (rows, columns), dense. Work

@@ -7,56 +7,10 @@
 #include "cpu/conv_rows.hpp"
 #include "cpu/micro_kernel.hpp"
 #include "cpu/temporal_conv.hpp"
-#include "cpu/winograd.hpp"
+#include "cpu/winograd_transforms.hpp"
 
 namespace asma::cpu::ASMA_ISA {
 namespace {
-
-constexpr int points = winograd_points, tile = winograd_tile;
-
-// ---- the transforms, of vectors or of single numbers ----
-
-template <int point, class T> inline T input_point(const T (&d)[winograd_frames]) {
-    if constexpr (point == 0) return (d[0] - d[2]) * real{2} - (d[1] - d[3]);
-    if constexpr (point == 1) return (d[3] - d[2]) - d[1] * real{2};
-    if constexpr (point == 2) return (d[3] - d[2] * real{3}) + d[1] * real{2};
-    if constexpr (point == 3) return d[3] - d[1];
-    return (d[4] - d[2]) - (d[3] - d[1]) * real{2};
-}
-
-template <class T> inline void output_frames(const T (&m)[points], T (&y)[tile]) {
-    const T sum = m[1] + m[2], difference = m[1] - m[2];
-    y[0] = (m[0] + sum) + m[3];
-    y[1] = difference + m[3] * real{2};
-    y[2] = (sum + m[4]) + m[3] * real{4};
-}
-
-template <int point, class T> inline T gradient_point(const T (&g)[tile]) {
-    if constexpr (point == 0) return g[0];
-    if constexpr (point == 1) return (g[0] + g[2]) + g[1];
-    if constexpr (point == 2) return (g[0] + g[2]) - g[1];
-    if constexpr (point == 3) return (g[0] + g[1] * real{2}) + g[2] * real{4};
-    return g[2];
-}
-
-template <class T> inline void weight_points(const T (&w)[tile], T (&u)[points]) {
-    const T outer = (w[0] + w[2]) * static_cast<real>(1.0 / 6), doubled = w[1] * static_cast<real>(1.0 / 3);
-    u[0] = w[0] * real{0.5};
-    u[1] = (w[0] + w[1] + w[2]) * real{-0.5};
-    u[2] = w[1] * static_cast<real>(1.0 / 6) - outer;
-    u[3] = (outer + doubled) + w[2] * real{0.5};
-    u[4] = w[2];
-}
-
-// Gᵀ: the gradients of three taps.
-template <class T> inline void tap_gradients(const T (&u)[points], T (&w)[tile]) {
-    const T half = real{-0.5} * u[1], sixth = (u[3] - u[2]) * static_cast<real>(1.0 / 6);
-    w[0] = (u[0] * real{0.5} + half) + sixth;
-    w[1] = (half + u[2] * static_cast<real>(1.0 / 6)) + u[3] * static_cast<real>(1.0 / 3);
-    w[2] = ((half + sixth) + u[3] * real{0.5}) + u[4];
-}
-
-// ---- positions ----
 
 // The five frames of a position: pointers to their first joint, null where there is none.
 struct Position {
@@ -70,100 +24,40 @@ Position position_at(const real* x, std::int64_t frame, std::int64_t frames, std
     return found;
 }
 
-template <bool loads> inline Vec loaded(const real* from, std::int64_t c, const ConvLoad<real>& load_as) {
-    const Vec number = load(from + c);
-    if constexpr (loads) return relu(load(load_as.scale + c) * number + load(load_as.shift + c));
-    return number;
-}
-
-// A point of every channel of every joint, or all five, point_stride apart.
-template <bool loads, int first_point, int last_point>
-void transform_position(const Position& at, const ConvLoad<real>& load_as, std::int64_t joint, std::int64_t joints,
-                        std::int64_t channels, real* to, std::int64_t point_stride) {
-    const auto write = [&](const auto& d, real* place, auto put) {
-        if constexpr (first_point <= 0 && last_point >= 0) put(place, input_point<0>(d)), place += point_stride;
-        if constexpr (first_point <= 1 && last_point >= 1) put(place, input_point<1>(d)), place += point_stride;
-        if constexpr (first_point <= 2 && last_point >= 2) put(place, input_point<2>(d)), place += point_stride;
-        if constexpr (first_point <= 3 && last_point >= 3) put(place, input_point<3>(d)), place += point_stride;
-        if constexpr (first_point <= 4 && last_point >= 4) put(place, input_point<4>(d));
-    };
-    for (std::int64_t v = 0; v < joints; ++v, to += channels) {
-        std::int64_t c = 0;
-        for (; c + lanes <= channels; c += lanes) {
-            Vec d[winograd_frames] = {};
-            for (int i = 0; i < winograd_frames; ++i)
-                if (at.frames[i]) d[i] = loaded<loads>(at.frames[i] + v * joint, c, load_as);
-            write(d, to + c, [](real* place, const Vec& value) { store(place, value); });
-        }
-        for (; c < channels; ++c) {
-            real d[winograd_frames] = {};
-            for (int i = 0; i < winograd_frames; ++i) {
-                if (!at.frames[i]) continue;
-                const real number = at.frames[i][v * joint + c];
-                d[i] = loads ? relu(load_as.scale[c] * number + load_as.shift[c]) : number;
-            }
-            write(d, to + c, [](real* place, real value) { *place = value; });
-        }
-    }
-}
-
+// The points [first_point, last_point] of every channel of every joint, point_stride apart.
 template <int first_point, int last_point>
-void transform_position(const Position& at, const ConvLoad<real>& load_as, std::int64_t joint, std::int64_t joints,
+void transform_position(const Position& at, const ConvLoad<real>& load, std::int64_t joint, std::int64_t joints,
                         std::int64_t channels, real* to, std::int64_t point_stride) {
-    if (load_as.scale) {
-        transform_position<true, first_point, last_point>(at, load_as, joint, joints, channels, to, point_stride);
-        return;
-    }
-    // Without a load the channels of all joints are alike: one long joint, where they lie together.
-    const bool dense = joint == channels;
-    transform_position<false, first_point, last_point>(at, load_as, joint, dense ? 1 : joints,
-                                                       dense ? joints * channels : channels, to, point_stride);
-}
-
-// ---- tiles ----
-
-// Output frames of a tile, those that there are, from its products.
-void finish_tile(const real* products, std::int64_t point_stride, std::int64_t joints, std::int64_t columns,
-                 const real* bias, std::int64_t frames, real* out, std::int64_t out_row) {
-    const std::int64_t out_frame = joints * out_row;
-    for (std::int64_t v = 0; v < joints; ++v, products += columns, out += out_row) {
-        std::int64_t n = 0;
-        for (; n + lanes <= columns; n += lanes) {
-            Vec m[points], y[tile];
-            for (int p = 0; p < points; ++p) m[p] = load(products + p * point_stride + n);
-            output_frames(m, y);
-            const Vec start = bias ? load(bias + n) : Vec{};
-            for (int i = 0; i < tile; ++i)
-                if (i < frames) store(out + i * out_frame + n, y[i] + start);
-        }
-        for (; n < columns; ++n) {
-            real m[points], y[tile];
-            for (int p = 0; p < points; ++p) m[p] = products[p * point_stride + n];
-            output_frames(m, y);
-            for (int i = 0; i < tile; ++i)
-                if (i < frames) out[i * out_frame + n] = y[i] + (bias ? bias[n] : real{0});
-        }
-    }
+    by_load(load, joint, joints, channels, [&](auto loads, std::int64_t count, std::int64_t width) {
+        for (std::int64_t v = 0; v < count; ++v)
+            over_columns(width, [&](auto step, std::int64_t c) {
+                using Step = decltype(step);
+                typename Step::Number d[winograd_frames];
+                for (int i = 0; i < winograd_frames; ++i)
+                    d[i] = read_source<decltype(loads)::value>(step, at.frames[i], v * joint + c, c, load);
+                real* place = to + v * width + c;
+                if constexpr (first_point <= 0) Step::store(place, input_point<0>(d)), place += point_stride;
+                if constexpr (first_point <= 1 && last_point >= 1)
+                    Step::store(place, input_point<1>(d)), place += point_stride;
+                if constexpr (first_point <= 2 && last_point >= 2)
+                    Step::store(place, input_point<2>(d)), place += point_stride;
+                if constexpr (first_point <= 3 && last_point >= 3)
+                    Step::store(place, input_point<3>(d)), place += point_stride;
+                if constexpr (last_point >= 4) Step::store(place, input_point<4>(d));
+            });
+    });
 }
 
 // A point of the gradients of a tile's frames; null where there is none.
 template <int point> void transform_gradient(const real* const (&frames)[tile], std::int64_t joint, std::int64_t joints,
                                              std::int64_t columns, real* to) {
-    for (std::int64_t v = 0; v < joints; ++v, to += columns) {
-        std::int64_t n = 0;
-        for (; n + lanes <= columns; n += lanes) {
-            Vec g[tile] = {};
-            for (int i = 0; i < tile; ++i)
-                if (frames[i]) g[i] = load(frames[i] + v * joint + n);
-            store(to + n, gradient_point<point>(g));
-        }
-        for (; n < columns; ++n) {
-            real g[tile] = {};
-            for (int i = 0; i < tile; ++i)
-                if (frames[i]) g[i] = frames[i][v * joint + n];
-            to[n] = gradient_point<point>(g);
-        }
-    }
+    for (std::int64_t v = 0; v < joints; ++v)
+        over_columns(columns, [&](auto step, std::int64_t n) {
+            using Step = decltype(step);
+            typename Step::Number g[tile];
+            for (int i = 0; i < tile; ++i) g[i] = read_source<false>(step, frames[i], v * joint + n, n, {});
+            Step::store(to + v * columns + n, gradient_point<point>(g));
+        });
 }
 
 struct Tiles {
@@ -233,8 +127,7 @@ void winograd_conv(const TemporalConvParams<real>& p, std::int64_t begin, std::i
         const std::int64_t count = first + block_tiles < tiles ? block_tiles : tiles - first;
         const real* x = p.x + row * sizes.source_frames * x_frame + group * sizes.channels;
         const std::int64_t block_left = left - tile * first;  // the source as the block sees it
-        ConvLoad<real> load = p.load;
-        if (load.scale) load.scale += group * sizes.channels, load.shift += group * sizes.channels;
+        const ConvLoad<real> load = load_of_group(p.load, group, sizes.channels);
         for (std::int64_t n = 0; n < count + triples - 1; ++n)
             transform_position<0, points - 1>(position_at(x, tile * n - block_left, sizes.source_frames, x_frame), load,
                                               x_row, sizes.joints, sizes.channels, p.workspace + n * position_size,
@@ -284,8 +177,7 @@ void add_point(const TemporalConvWeightParams<real>& p, std::int64_t part, std::
     const std::int64_t position_size = sizes.joints * sizes.channels, tile_size = sizes.joints * sizes.columns;
     const std::int64_t positions = tiles + triples - 1;
     const PositionRange range = winograd_positions(point, positions, sizes.source_frames, left);
-    ConvLoad<real> load = p.load;
-    if (load.scale) load.scale += group * sizes.channels, load.shift += group * sizes.channels;
+    const ConvLoad<real> load = load_of_group(p.load, group, sizes.channels);
     real* const inputs = p.workspace;
     real* const gradients = p.workspace + p.together * positions * position_size;
     const std::int64_t stop = (part + 1) * sizes.rows / p.parts;
@@ -352,26 +244,17 @@ void winograd_merge(const TemporalConvMergeParams<real>& p, std::int64_t begin, 
             const std::int64_t left = sizes.taps - tile * q, taps = left < tile ? left : tile;
             const real* from = partial + q * tap_size;
             real* to = p.weight_grad + (group * sizes.columns * sizes.channels + c) * sizes.taps + tile * q;
-            std::int64_t n = 0;
-            for (; n + lanes <= sizes.columns; n += lanes) {
-                Vec sums[points], gradients[tile];
+            over_columns(sizes.columns, [&](auto step, std::int64_t n) {
+                using Step = decltype(step);
+                typename Step::Number sums[points], gradients[tile];
                 for (int point = 0; point < points; ++point) {
-                    sums[point] = load(from + point * point_size + n);
+                    sums[point] = Step::load(from + point * point_size + n);
                     for (std::int64_t part = 1; part < p.parts; ++part)
-                        sums[point] += load(from + part * part_size + point * point_size + n);
+                        sums[point] += Step::load(from + part * part_size + point * point_size + n);
                 }
                 tap_gradients(sums, gradients);
-                for (int lane = 0; lane < lanes; ++lane)
-                    for (int i = 0; i < taps; ++i) to[(n + lane) * column + i] = gradients[i][lane];
-            }
-            for (; n < sizes.columns; ++n) {
-                real sums[points] = {}, gradients[tile];
-                for (int point = 0; point < points; ++point)
-                    for (std::int64_t part = 0; part < p.parts; ++part)
-                        sums[point] += from[part * part_size + point * point_size + n];
-                tap_gradients(sums, gradients);
-                for (int i = 0; i < taps; ++i) to[n * column + i] = gradients[i];
-            }
+                for (int i = 0; i < taps; ++i) scatter(to + n * column + i, column, gradients[i]);
+            });
         }
     }
 }

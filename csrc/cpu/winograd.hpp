@@ -9,6 +9,10 @@
 // 3q+1, 3q+2) read the five frames from 3(i+q) − left on, so that one transformed position n = i + q serves every
 // triple. With the positions' joints as rows, the products of a point are a convolution over positions of `triples`
 // taps. Taps beyond the last are zero.
+//
+// Nested: with three triples that convolution is done by Winograd's F(2, 3) in its turn, by four products in place of
+// six for a pair of tiles: 20 for six output frames, 54 by direct convolution. Frames that a whole pair would waste
+// are convolved directly.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +20,7 @@
 namespace asma::cpu {
 
 inline constexpr std::int64_t winograd_tile = 3, winograd_points = 5, winograd_frames = 5;
+inline constexpr std::int64_t nested_points = 4, nested_tile = 6, nested_triples = 3;
 
 static constexpr std::int64_t winograd_triples(std::int64_t taps) {
     return (taps + winograd_tile - 1) / winograd_tile;
@@ -64,6 +69,25 @@ static constexpr std::int64_t direct_products(std::int64_t out_frames, std::int6
         total += end > begin ? end - begin : 0;
     }
     return total;
+}
+
+struct NestedCut {
+    std::int64_t pairs, tail;  // pairs of tiles, and frames after them that are convolved directly
+};
+
+static constexpr NestedCut nested_cut(std::int64_t out_frames, std::int64_t taps, std::int64_t frames,
+                                      std::int64_t left) {
+    const std::int64_t pairs = out_frames / nested_tile, tail = out_frames % nested_tile;
+    const bool directly =
+        direct_products(tail, taps, frames, left - nested_tile * pairs) < nested_points * winograd_points;
+    return directly ? NestedCut{pairs, tail} : NestedCut{pairs + 1, 0};
+}
+
+static constexpr std::int64_t nested_products(std::int64_t out_frames, std::int64_t taps, std::int64_t frames,
+                                              std::int64_t left) {
+    const NestedCut cut = nested_cut(out_frames, taps, frames, left);
+    return nested_points * winograd_points * cut.pairs +
+           direct_products(cut.tail, taps, frames, left - nested_tile * cut.pairs);
 }
 
 }  // namespace asma::cpu

@@ -1,0 +1,165 @@
+// The transforms of cpu/winograd.hpp, of vectors or of single numbers.
+#pragma once
+
+#include "cpu/conv_rows.hpp"
+#include "cpu/simd.hpp"
+#include "cpu/temporal_conv.hpp"
+#include "cpu/winograd.hpp"
+
+namespace asma::cpu::ASMA_ISA {
+
+inline constexpr int points = winograd_points, tile = winograd_tile, outer_points = nested_points;
+
+// ---- whole vectors of columns, then single ones ----
+
+struct Wide {
+    using Number = Vec;
+    static Vec load(const real* from) { return ASMA_ISA::load(from); }
+    static void store(real* to, const Vec& value) { ASMA_ISA::store(to, value); }
+};
+
+struct One {
+    using Number = real;
+    static real load(const real* from) { return *from; }
+    static void store(real* to, real value) { *to = value; }
+};
+
+template <class Body> static inline void over_columns(std::int64_t count, const Body& body) {
+    std::int64_t n = 0;
+    for (; n + lanes <= count; n += lanes) body(Wide{}, n);
+    for (; n < count; ++n) body(One{}, n);
+}
+
+// to[i · stride] = value i.
+static inline void scatter(real* to, std::int64_t stride, const Vec& value) {
+    for (int lane = 0; lane < lanes; ++lane) to[lane * stride] = value[lane];
+}
+static inline void scatter(real* to, std::int64_t, real value) {
+    *to = value;
+}
+
+// ---- along the frames of a tile: F(3, 3) ----
+
+template <int point, class T> static inline T input_point(const T (&d)[winograd_frames]) {
+    if constexpr (point == 0) return (d[0] - d[2]) * real{2} - (d[1] - d[3]);
+    if constexpr (point == 1) return (d[3] - d[2]) - d[1] * real{2};
+    if constexpr (point == 2) return (d[3] - d[2] * real{3}) + d[1] * real{2};
+    if constexpr (point == 3) return d[3] - d[1];
+    return (d[4] - d[2]) - (d[3] - d[1]) * real{2};
+}
+
+template <class T> static inline void output_frames(const T (&m)[points], T (&y)[tile]) {
+    const T sum = m[1] + m[2], difference = m[1] - m[2];
+    y[0] = (m[0] + sum) + m[3];
+    y[1] = difference + m[3] * real{2};
+    y[2] = (sum + m[4]) + m[3] * real{4};
+}
+
+template <int point, class T> static inline T gradient_point(const T (&g)[tile]) {
+    if constexpr (point == 0) return g[0];
+    if constexpr (point == 1) return (g[0] + g[2]) + g[1];
+    if constexpr (point == 2) return (g[0] + g[2]) - g[1];
+    if constexpr (point == 3) return (g[0] + g[1] * real{2}) + g[2] * real{4};
+    return g[2];
+}
+
+static inline void weight_points(const real (&w)[tile], real (&u)[points]) {
+    const real outer = (w[0] + w[2]) * static_cast<real>(1.0 / 6);
+    u[0] = w[0] * real{0.5};
+    u[1] = (w[0] + w[1] + w[2]) * real{-0.5};
+    u[2] = w[1] * static_cast<real>(1.0 / 6) - outer;
+    u[3] = (outer + w[1] * static_cast<real>(1.0 / 3)) + w[2] * real{0.5};
+    u[4] = w[2];
+}
+
+// Gᵀ: the gradients of three taps.
+template <class T> static inline void tap_gradients(const T (&u)[points], T (&w)[tile]) {
+    const T half = u[1] * real{-0.5}, sixth = (u[3] - u[2]) * static_cast<real>(1.0 / 6);
+    w[0] = (u[0] * real{0.5} + half) + sixth;
+    w[1] = (half + u[2] * static_cast<real>(1.0 / 6)) + u[3] * static_cast<real>(1.0 / 3);
+    w[2] = ((half + sixth) + u[3] * real{0.5}) + u[4];
+}
+
+// ---- along the positions of a pair of tiles: F(2, 3) ----
+
+template <class T> static inline void outer_input(const T (&d)[outer_points], T (&v)[outer_points]) {
+    v[0] = d[0] - d[2];
+    v[1] = d[1] + d[2];
+    v[2] = d[2] - d[1];
+    v[3] = d[1] - d[3];
+}
+
+template <class T> static inline void outer_output(const T (&m)[outer_points], T (&y)[2]) {
+    y[0] = (m[0] + m[1]) + m[2];
+    y[1] = (m[1] - m[2]) - m[3];
+}
+
+template <class T> static inline void outer_gradient(const T (&g)[2], T (&h)[outer_points]) {
+    h[0] = g[0];
+    h[1] = g[0] + g[1];
+    h[2] = g[0] - g[1];
+    h[3] = -g[1];
+}
+
+static inline void outer_weights(const real (&w)[tile], real (&u)[outer_points]) {
+    const real outer = w[0] + w[2];
+    u[0] = w[0];
+    u[1] = (outer + w[1]) * real{0.5};
+    u[2] = (outer - w[1]) * real{0.5};
+    u[3] = w[2];
+}
+
+template <class T> static inline void outer_weight_gradients(const T (&u)[outer_points], T (&w)[tile]) {
+    const T half = (u[1] + u[2]) * real{0.5};
+    w[0] = u[0] + half;
+    w[1] = (u[1] - u[2]) * real{0.5};
+    w[2] = half + u[3];
+}
+
+// ---- frames in and out ----
+
+// Where the loads of a group begin.
+static inline ConvLoad<real> load_of_group(ConvLoad<real> load, std::int64_t group, std::int64_t channels) {
+    if (load.scale) load.scale += group * channels, load.shift += group * channels;
+    return load;
+}
+
+// A number of a source frame as the convolution reads it: zero where there is no frame.
+template <bool loads, class Step> static inline typename Step::Number read_source(const Step&, const real* frame,
+                                                                                  std::int64_t at, std::int64_t c,
+                                                                                  const ConvLoad<real>& load) {
+    if (!frame) return typename Step::Number{};
+    const typename Step::Number number = Step::load(frame + at);
+    if constexpr (loads) return relu(Step::load(load.scale + c) * number + Step::load(load.shift + c));
+    return number;
+}
+
+template <bool given> struct Choice {
+    static constexpr bool value = given;
+};
+
+// Calls body(loads, joints, channels) so that channels that all read alike are one long joint.
+template <class Body> static inline void by_load(const ConvLoad<real>& load, std::int64_t joint, std::int64_t joints,
+                                                 std::int64_t channels, const Body& body) {
+    if (load.scale) return body(Choice<true>{}, joints, channels);
+    if (joint != channels) return body(Choice<false>{}, joints, channels);
+    body(Choice<false>{}, std::int64_t{1}, joints * channels);
+}
+
+// Output frames of a tile, those that there are, from its points.
+static inline void finish_tile(const real* products, std::int64_t point_stride, std::int64_t joints,
+                               std::int64_t columns, const real* bias, std::int64_t frames, real* out,
+                               std::int64_t out_row) {
+    for (std::int64_t v = 0; v < joints; ++v, products += columns, out += out_row)
+        over_columns(columns, [&](auto step, std::int64_t n) {
+            using Step = decltype(step);
+            typename Step::Number m[points], y[tile];
+            for (int p = 0; p < points; ++p) m[p] = Step::load(products + p * point_stride + n);
+            output_frames(m, y);
+            const typename Step::Number start = bias ? Step::load(bias + n) : typename Step::Number{};
+            for (int i = 0; i < tile; ++i)
+                if (i < frames) Step::store(out + i * joints * out_row + n, y[i] + start);
+        });
+}
+
+}  // namespace asma::cpu::ASMA_ISA
