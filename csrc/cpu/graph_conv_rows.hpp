@@ -1,0 +1,235 @@
+// What both directions of the graph convolution share: the graph of a row, reading x̂, gathering z.
+#pragma once
+
+#include "cpu/graph_conv.hpp"
+#include "cpu/micro_kernel.hpp"
+#include "cpu/simd.hpp"
+#include "cpu/transform_joint.hpp"
+
+namespace asma::cpu::ASMA_ISA {
+
+// ---- vectors over the channels of a joint, which is padded to quads: no loop has a scalar remainder ----
+
+struct WideStep {
+    using Type = Vec;
+    static constexpr std::int64_t lanes = ASMA_ISA::lanes;
+    static Type load(const real* from) { return ASMA_ISA::load(from); }
+    static void store(real* to, Type value) { ASMA_ISA::store(to, value); }
+};
+
+struct QuadStep {
+    typedef real Type __attribute__((vector_size(16), may_alias));
+    typedef real Unaligned __attribute__((vector_size(16), may_alias, aligned(sizeof(real))));
+    static constexpr std::int64_t lanes = joint_padding<real>;
+    static Type load(const real* from) { return *reinterpret_cast<const Unaligned*>(from); }
+    static void store(real* to, Type value) { *reinterpret_cast<Unaligned*>(to) = value; }
+};
+
+static_assert(lanes <= sum_lanes<real> && lanes % joint_padding<real> == 0);
+
+static inline std::int64_t wide_part(std::int64_t width) {
+    return width / lanes * lanes;
+}
+
+static inline void clear(real* to, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = 0;
+}
+
+// ---- the graph of a row: the non-zero entries among its joints ----
+
+struct Graph {
+    const real* adjacency = nullptr;  // of the row
+    const std::int32_t* nodes = nullptr;
+    bool known = false;
+    std::int64_t node(std::int64_t joint) const { return nodes ? nodes[joint] : joint; }
+};
+
+// Of the entries A[k, other, joint], or, transposed, A[k, joint, other].
+static inline void scan_entries(const GraphConvParams<real>& p, const Graph& graph, const GraphConvEntries<real>& lists,
+                                std::int64_t joint_stride, std::int64_t other_stride) {
+    std::int32_t count = 0;
+    for (std::int64_t joint = 0; joint < p.joints; ++joint)
+        for (std::int64_t k = 0; k < p.parts; ++k) {
+            const real* line = graph.adjacency + k * p.adjacency_part + graph.node(joint) * joint_stride;
+            lists.starts[joint * p.parts + k] = count;
+            for (std::int64_t other = 0; other < p.joints; ++other) {
+                const real entry = line[graph.node(other) * other_stride];
+                if (entry == 0) continue;  // carries nothing, not even a NaN
+                lists.others[count] = static_cast<std::int32_t>(other);
+                lists.values[count++] = entry;
+            }
+        }
+    lists.starts[p.joints * p.parts] = count;
+}
+
+// The same from the lists of the whole graph, by the joints that play its nodes.
+static inline void pick_entries(const GraphConvParams<real>& p, const Graph& graph, const GraphConvEntries<real>& whole,
+                                const GraphConvEntries<real>& lists) {
+    const GraphConvWorkspace<real>& work = p.work;
+    std::int32_t count = 0;
+    for (std::int64_t joint = 0; joint < p.joints; ++joint)
+        for (std::int64_t k = 0; k < p.parts; ++k) {
+            const std::int64_t list = graph.node(joint) * p.parts + k;
+            lists.starts[joint * p.parts + k] = count;
+            for (std::int32_t e = whole.starts[list]; e < whole.starts[list + 1]; ++e)
+                for (std::int32_t v = work.first_joints[whole.others[e]]; v >= 0; v = work.next_joints[v]) {
+                    lists.others[count] = v;
+                    lists.values[count++] = whole.values[e];
+                }
+        }
+    lists.starts[p.joints * p.parts] = count;
+}
+
+static inline void list_graph(const GraphConvParams<real>& p, const Graph& graph) {
+    const GraphConvWorkspace<real>& work = p.work;
+    if (!p.whole_into.starts) {
+        scan_entries(p, graph, work.into, p.adjacency_target, p.adjacency_source);
+        if (work.from.starts) scan_entries(p, graph, work.from, p.adjacency_source, p.adjacency_target);
+        return;
+    }
+    for (std::int64_t node = 0; node < p.graph; ++node) work.first_joints[node] = -1;
+    for (std::int64_t joint = p.joints - 1; joint >= 0; --joint) {
+        work.next_joints[joint] = work.first_joints[graph.node(joint)];
+        work.first_joints[graph.node(joint)] = static_cast<std::int32_t>(joint);
+    }
+    pick_entries(p, graph, p.whole_into, work.into);
+    if (work.from.starts) pick_entries(p, graph, p.whole_from, work.from);
+}
+
+static inline bool has_entries(const GraphConvWorkspace<real>& work, std::int64_t target_part) {
+    return work.into.starts[target_part + 1] > work.into.starts[target_part];
+}
+
+static inline void sum_bias(const GraphConvParams<real>& p) {
+    const GraphConvWorkspace<real>& work = p.work;
+    clear(work.bias_rows, p.joints * p.out_channels);
+    for (std::int64_t w = 0; w < p.joints; ++w)
+        for (std::int64_t k = 0; k < p.parts; ++k) {
+            if (!has_entries(work, w * p.parts + k)) continue;
+            const real sum = work.entry_sums[w * p.parts + k];
+            real* to = work.bias_rows + w * p.out_channels;
+            for (std::int64_t o = 0; o < p.out_channels; ++o) to[o] += sum * p.bias[k * p.out_channels + o];
+        }
+}
+
+// Targets without an entry stay zero in z while the graph stands.
+static inline void clear_lone_targets(const GraphConvParams<real>& p) {
+    for (std::int64_t target = 0; target < p.joints * p.parts; ++target)
+        if (!has_entries(p.work, target))
+            for (std::int64_t t = 0; t < p.block; ++t)
+                clear(p.work.gathered + (t * p.joints * p.parts + target) * p.width, p.width);
+}
+
+// Whether row b has another graph than the row before it, which is then listed.
+static inline bool take_graph(const GraphConvParams<real>& p, std::int64_t b, Graph& graph) {
+    const real* adjacency = p.adjacency + b * p.adjacency_row;
+    const std::int32_t* nodes = p.nodes ? p.nodes + b / p.rows_per_nodes * p.nodes_stride : nullptr;
+    if (graph.known && adjacency == graph.adjacency && nodes == graph.nodes) return false;
+    graph = {adjacency, nodes, true};
+    list_graph(p, graph);
+    for (std::int64_t target = 0; target < p.joints * p.parts; ++target) {
+        p.work.entry_sums[target] = 0;
+        for (std::int32_t e = p.work.into.starts[target]; e < p.work.into.starts[target + 1]; ++e)
+            p.work.entry_sums[target] += p.work.into.values[e];
+    }
+    if (p.bias && p.work.bias_rows) sum_bias(p);
+    clear_lone_targets(p);
+    return true;
+}
+
+// ---- reading x̂ ----
+
+struct Frames {
+    const real* first;
+    std::int64_t frame, joint;  // strides
+};
+
+// Into `to`, which may be where they come from.
+static inline Frames scale_and_shift(const GraphConvParams<real>& p, const Graph& graph, const Frames& from,
+                                     std::int64_t count, real* to) {
+    for (std::int64_t t = 0; t < count; ++t)
+        for (std::int64_t v = 0; v < p.joints; ++v) {
+            const real* in = from.first + t * from.frame + v * from.joint;
+            const real* scale = p.scale + graph.node(v) * p.channels;
+            const real* shift = p.shift + graph.node(v) * p.channels;
+            real* out = to + (t * p.joints + v) * p.width;
+            for (std::int64_t c = 0; c < p.channels; ++c) out[c] = scale[c] * in[c] + shift[c];
+            for (std::int64_t c = p.channels; c < p.width; ++c) out[c] = 0;
+        }
+    return {to, p.joints * p.width, p.width};
+}
+
+// The frames [first, first + count) of row b before scale and shift, in `buffer`; or where they stand, if that will do.
+static inline Frames read_unscaled(const GraphConvParams<real>& p, std::int64_t b, std::int64_t first,
+                                   std::int64_t count, real* buffer) {
+    const ViewMaps<real>& view = p.view;
+    const std::int64_t n = b / p.bodies;
+    const real* body = p.x + n * p.x_clip + b % p.bodies * p.x_body;
+    if (!view.frames && !view.joints && !view.transform && p.x_channel == 1 && p.channels == p.width)
+        return {body + first * p.x_frame, p.x_frame, p.x_joint};
+    const std::int32_t* frames = view.frames ? view.frames + n * view.frames_stride : nullptr;
+    const std::int32_t* joints = view.joints ? view.joints + n * view.joints_stride : nullptr;
+    const real* transform = view.transform + n * view.transform_stride;
+    for (std::int64_t t = 0; t < count; ++t) {
+        const real* frame = body + (frames ? frames[first + t] : first + t) * p.x_frame;
+        for (std::int64_t v = 0; v < p.joints; ++v) {
+            real* to = buffer + (t * p.joints + v) * p.width;
+            transform_joint(frame + (joints ? joints[v] : v) * p.x_joint, p.x_channel, to, transform, view.dims,
+                            p.channels);
+            for (std::int64_t c = p.channels; c < p.width; ++c) to[c] = 0;
+        }
+    }
+    return {buffer, p.joints * p.width, p.width};
+}
+
+// ---- gathering ----
+
+// One target of `count` frames: Σ of the entries' values times their sources. Most targets have one entry or two:
+// `fixed` names them at compile time; 0 does not.
+template <class Step, int fixed> static inline void gather_target(const Frames& read, const std::int32_t* others,
+                                                                  const real* values, std::int64_t entries,
+                                                                  std::int64_t count, std::int64_t width, real* to,
+                                                                  std::int64_t to_frame) {
+    if constexpr (fixed > 0) entries = fixed;
+    const real* first = read.first + others[0] * read.joint;
+    const real* second = read.first + others[fixed == 1 ? 0 : 1] * read.joint;
+    for (std::int64_t t = 0; t < count; ++t) {
+        for (std::int64_t c = 0; c < width; c += Step::lanes) {
+            typename Step::Type sum = values[0] * Step::load(first + c);
+            if constexpr (fixed != 1) sum += values[1] * Step::load(second + c);
+            for (std::int64_t e = 2; e < entries; ++e)
+                sum += values[e] * Step::load(read.first + t * read.frame + others[e] * read.joint + c);
+            Step::store(to + c, sum);
+        }
+        first += read.frame, second += read.frame, to += to_frame;
+    }
+}
+
+// z of the columns from `begin`, `width` of them.
+template <class Step> static inline void gather_columns(const GraphConvParams<real>& p, Frames read, std::int64_t count,
+                                                        std::int64_t begin, std::int64_t width) {
+    const GraphConvEntries<real>& into = p.work.into;
+    const std::int64_t to_frame = p.joints * p.parts * p.width;
+    read.first += begin;
+    for (std::int64_t target = 0; target < p.joints * p.parts; ++target) {
+        const std::int32_t first = into.starts[target], entries = into.starts[target + 1] - first;
+        if (entries == 0) continue;
+        const std::int32_t* others = into.others + first;
+        const real* values = into.values + first;
+        real* to = p.work.gathered + target * p.width + begin;
+        if (entries == 1)
+            gather_target<Step, 1>(read, others, values, entries, count, width, to, to_frame);
+        else if (entries == 2)
+            gather_target<Step, 2>(read, others, values, entries, count, width, to, to_frame);
+        else
+            gather_target<Step, 0>(read, others, values, entries, count, width, to, to_frame);
+    }
+}
+
+static inline void gather(const GraphConvParams<real>& p, const Frames& read, std::int64_t count) {
+    const std::int64_t wide = wide_part(p.width);
+    if (wide > 0) gather_columns<WideStep>(p, read, count, 0, wide);
+    if (wide < p.width) gather_columns<QuadStep>(p, read, count, wide, p.width - wide);
+}
+
+}  // namespace asma::cpu::ASMA_ISA
