@@ -191,6 +191,7 @@ template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, 
     take(work.entry_sums, p.joints * p.parts);
     if (!backward) {
         take(work.bias_rows, results);
+        take(work.columns, p.joints * (cpu::joint_padding<Real> + 1) * cpu::joint_padding<Real>);
         return used;
     }
     take(work.from.values, entries);

@@ -328,7 +328,7 @@ void backward_block(const Backward& p, const Graph& graph, std::int64_t b, std::
         if (f.scale) read = scale_and_shift(f, graph, unscaled, count, work.read);
     }
     if (weight_grad) {
-        gather(f, read, count);
+        gather(f, read, count, f.width);
         accumulate_outer(
             {work.gathered, g, weight_grad, gathered, f.out_channels, f.out_channels, count * f.joints, gathered}, 0,
             f.out_channels);
@@ -389,7 +389,7 @@ void graph_conv_backward(const Backward& p, std::int64_t begin, std::int64_t end
         if (p.shift_parts) clear(p.shift_parts + share * f.graph * f.channels, f.graph * f.channels);
         Graph graph;
         for (std::int64_t b = f.rows * share / p.shares; b < f.rows * (share + 1) / p.shares; ++b) {
-            if (take_graph(f, b, graph)) list_links(p, graph);
+            if (take_graph(f, b, graph, f.width)) list_links(p, graph);
             backward_row(p, graph, b, share);
         }
     }

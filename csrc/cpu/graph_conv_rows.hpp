@@ -113,15 +113,16 @@ static inline void sum_bias(const GraphConvParams<real>& p) {
 }
 
 // Targets without an entry stay zero in z while the graph stands.
-static inline void clear_lone_targets(const GraphConvParams<real>& p) {
-    for (std::int64_t target = 0; target < p.joints * p.parts; ++target)
-        if (!has_entries(p.work, target))
-            for (std::int64_t t = 0; t < p.block; ++t)
-                clear(p.work.gathered + (t * p.joints * p.parts + target) * p.width, p.width);
+static inline void clear_lone_targets(const GraphConvParams<real>& p, std::int64_t part) {
+    for (std::int64_t w = 0; w < p.joints; ++w)
+        for (std::int64_t k = 0; k < p.parts; ++k)
+            if (!has_entries(p.work, w * p.parts + k))
+                for (std::int64_t t = 0; t < p.block; ++t)
+                    clear(p.work.gathered + (t * p.joints + w) * p.parts * p.width + k * part, part);
 }
 
-// Whether row b has another graph than the row before it, which is then listed.
-static inline bool take_graph(const GraphConvParams<real>& p, std::int64_t b, Graph& graph) {
+// Whether row b has another graph than the row before it, which is then listed. `part` as in gather.
+static inline bool take_graph(const GraphConvParams<real>& p, std::int64_t b, Graph& graph, std::int64_t part) {
     const real* adjacency = p.adjacency + b * p.adjacency_row;
     const std::int32_t* nodes = p.nodes ? p.nodes + b / p.rows_per_nodes * p.nodes_stride : nullptr;
     if (graph.known && adjacency == graph.adjacency && nodes == graph.nodes) return false;
@@ -133,7 +134,7 @@ static inline bool take_graph(const GraphConvParams<real>& p, std::int64_t b, Gr
             p.work.entry_sums[target] += p.work.into.values[e];
     }
     if (p.bias && p.work.bias_rows) sum_bias(p);
-    clear_lone_targets(p);
+    clear_lone_targets(p, part);
     return true;
 }
 
@@ -182,21 +183,67 @@ static inline Frames read_unscaled(const GraphConvParams<real>& p, std::int64_t 
     return {buffer, p.joints * p.width, p.width};
 }
 
+// x̂ of the frames where a joint is one quad: x̂ = Σ_c column[v, c] · x[c] + shift[v], the columns those of the scaled
+// transform.
+static inline void prepare_quads(const GraphConvParams<real>& p, const Graph& graph, std::int64_t b) {
+    constexpr std::int64_t quad = joint_padding<real>;
+    const ViewMaps<real>& view = p.view;
+    const real* transform = view.transform + b / p.bodies * view.transform_stride;
+    clear(p.work.columns, p.joints * (quad + 1) * quad);
+    for (std::int64_t v = 0; v < p.joints; ++v) {
+        real* columns = p.work.columns + v * (quad + 1) * quad;
+        for (std::int64_t e = 0; e < p.channels; ++e) {
+            const real scale = p.scale ? p.scale[graph.node(v) * p.channels + e] : 1;
+            columns[quad * quad + e] = p.shift ? p.shift[graph.node(v) * p.channels + e] : 0;
+            if (e >= view.dims) columns[e * quad + e] = scale;
+            for (std::int64_t c = 0; e < view.dims && c < view.dims; ++c)
+                columns[c * quad + e] = scale * transform[e * view.dims + c];
+        }
+    }
+}
+
+template <int fixed_channels> static inline Frames read_quads(const GraphConvParams<real>& p, std::int64_t b,
+                                                              std::int64_t first, std::int64_t count) {
+    constexpr std::int64_t quad = joint_padding<real>;
+    const ViewMaps<real>& view = p.view;
+    const std::int64_t n = b / p.bodies, channels = fixed_channels > 0 ? fixed_channels : p.channels;
+    const real* body = p.x + n * p.x_clip + b % p.bodies * p.x_body;
+    const std::int32_t* frames = view.frames ? view.frames + n * view.frames_stride : nullptr;
+    const std::int32_t* joints = view.joints ? view.joints + n * view.joints_stride : nullptr;
+    real* to = p.work.read;
+    for (std::int64_t t = 0; t < count; ++t) {
+        const real* frame = body + (frames ? frames[first + t] : first + t) * p.x_frame;
+        const real* columns = p.work.columns;
+        for (std::int64_t v = 0; v < p.joints; ++v) {
+            const real* from = frame + (joints ? joints[v] : v) * p.x_joint;
+            QuadStep::Type sum = QuadStep::load(columns + quad * quad);
+            for (std::int64_t c = 0; c < channels; ++c)
+                sum += from[c * p.x_channel] * QuadStep::load(columns + c * quad);
+            QuadStep::store(to, sum);
+            to += quad, columns += (quad + 1) * quad;
+        }
+    }
+    return {p.work.read, p.joints * quad, quad};
+}
+
 // ---- gathering ----
 
 // One target of `count` frames: Σ of the entries' values times their sources. Most targets have one entry or two:
-// `fixed` names them at compile time; 0 does not.
-template <class Step, int fixed> static inline void gather_target(const Frames& read, const std::int32_t* others,
-                                                                  const real* values, std::int64_t entries,
-                                                                  std::int64_t count, std::int64_t width, real* to,
-                                                                  std::int64_t to_frame) {
+// `fixed` names them at compile time; 0 does not. `columns`: so many; 0: as many as `width` says.
+template <class Step, int fixed, int columns>
+static inline void gather_target(const Frames& read, const std::int32_t* others, const real* values,
+                                 std::int64_t entries, std::int64_t count, std::int64_t width, real* to,
+                                 std::int64_t to_frame) {
     if constexpr (fixed > 0) entries = fixed;
+    if constexpr (columns > 0) width = columns;
     const real* first = read.first + others[0] * read.joint;
     const real* second = read.first + others[fixed == 1 ? 0 : 1] * read.joint;
+    const typename Step::Type first_value = values[0] - typename Step::Type{};
+    const typename Step::Type second_value = values[fixed == 1 ? 0 : 1] - typename Step::Type{};
     for (std::int64_t t = 0; t < count; ++t) {
         for (std::int64_t c = 0; c < width; c += Step::lanes) {
-            typename Step::Type sum = values[0] * Step::load(first + c);
-            if constexpr (fixed != 1) sum += values[1] * Step::load(second + c);
+            typename Step::Type sum = first_value * Step::load(first + c);
+            if constexpr (fixed != 1) sum += second_value * Step::load(second + c);
             for (std::int64_t e = 2; e < entries; ++e)
                 sum += values[e] * Step::load(read.first + t * read.frame + others[e] * read.joint + c);
             Step::store(to + c, sum);
@@ -205,9 +252,10 @@ template <class Step, int fixed> static inline void gather_target(const Frames& 
     }
 }
 
-// z of the columns from `begin`, `width` of them.
-template <class Step> static inline void gather_columns(const GraphConvParams<real>& p, Frames read, std::int64_t count,
-                                                        std::int64_t begin, std::int64_t width) {
+// z of the columns from `begin`, `width` of them; `part` as below.
+template <class Step, int columns> static inline void gather_columns(const GraphConvParams<real>& p, Frames read,
+                                                                     std::int64_t count, std::int64_t part,
+                                                                     std::int64_t begin, std::int64_t width) {
     const GraphConvEntries<real>& into = p.work.into;
     const std::int64_t to_frame = p.joints * p.parts * p.width;
     read.first += begin;
@@ -216,20 +264,45 @@ template <class Step> static inline void gather_columns(const GraphConvParams<re
         if (entries == 0) continue;
         const std::int32_t* others = into.others + first;
         const real* values = into.values + first;
-        real* to = p.work.gathered + target * p.width + begin;
+        real* to = p.work.gathered + target / p.parts * p.parts * p.width + target % p.parts * part + begin;
         if (entries == 1)
-            gather_target<Step, 1>(read, others, values, entries, count, width, to, to_frame);
+            gather_target<Step, 1, columns>(read, others, values, entries, count, width, to, to_frame);
         else if (entries == 2)
-            gather_target<Step, 2>(read, others, values, entries, count, width, to, to_frame);
+            gather_target<Step, 2, columns>(read, others, values, entries, count, width, to, to_frame);
         else
-            gather_target<Step, 0>(read, others, values, entries, count, width, to, to_frame);
+            gather_target<Step, 0, columns>(read, others, values, entries, count, width, to, to_frame);
     }
 }
 
-static inline void gather(const GraphConvParams<real>& p, const Frames& read, std::int64_t count) {
+// Whether gather stores each part of a joint in one go.
+static inline bool in_one_pass(std::int64_t width) {
+    return width % lanes == 0 || width < lanes;
+}
+
+// z, the parts of a joint `part` numbers apart: its width, or, in one pass, its channels: the padding of a part is then
+// overwritten by the next.
+static inline void gather(const GraphConvParams<real>& p, const Frames& read, std::int64_t count, std::int64_t part) {
+    constexpr int one = lanes, two = 2 * lanes, quad = joint_padding<real>;
     const std::int64_t wide = wide_part(p.width);
-    if (wide > 0) gather_columns<WideStep>(p, read, count, 0, wide);
-    if (wide < p.width) gather_columns<QuadStep>(p, read, count, wide, p.width - wide);
+    if (wide == one)
+        gather_columns<WideStep, one>(p, read, count, part, 0, wide);
+    else if (wide == two)
+        gather_columns<WideStep, two>(p, read, count, part, 0, wide);
+    else if (wide > 0)
+        gather_columns<WideStep, 0>(p, read, count, part, 0, wide);
+    if (p.width - wide == quad)
+        gather_columns<QuadStep, quad>(p, read, count, part, wide, quad);
+    else if (wide < p.width)
+        gather_columns<QuadStep, 0>(p, read, count, part, wide, p.width - wide);
+}
+
+// Asks for a block's joints ahead of its turn, where they will be read in place: gathering jumps from joint to joint.
+static inline void prefetch_block(const GraphConvParams<real>& p, const Frames& read, std::int64_t begin,
+                                  std::int64_t end) {
+    constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(real));
+    const std::int64_t size = (p.joints - 1) * read.joint + p.width;
+    for (std::int64_t t = begin; t < end; ++t)
+        for (std::int64_t i = 0; i < size; i += line) __builtin_prefetch(read.first + t * read.frame + i, 0, 2);
 }
 
 }  // namespace asma::cpu::ASMA_ISA
