@@ -7,6 +7,7 @@
 #include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
+#include "cpu/moments.hpp"
 #include "cpu/motion.hpp"
 #include "cpu/temporal_conv.hpp"
 
@@ -19,6 +20,7 @@
     KERNEL(graph_conv, GraphConvParams)                             \
     KERNEL(graph_conv_backward, GraphConvBackwardParams)            \
     KERNEL(joint_motion, MotionParams)                              \
+    KERNEL(moments, MomentsParams)                                  \
     KERNEL(temporal_conv, TemporalConvParams)                       \
     KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \
