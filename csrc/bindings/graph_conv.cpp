@@ -187,6 +187,7 @@ template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, 
     const std::int64_t results = checked_product({p.joints, p.out_channels});
     take(work.read, read);
     take(work.gathered, gathered);
+    take(work.packed_frame, checked_product({backward ? p.parts : 1, p.joints, cpu::packed_columns(p.width)}));
     take(work.into.values, entries);
     take(work.entry_sums, p.joints * p.parts);
     if (!backward) {

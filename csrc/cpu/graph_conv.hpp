@@ -30,12 +30,13 @@ template <class Real> struct GraphConvLinks {
 
 // The working memory of one thread. `block` frames are in work at a time.
 template <class Real> struct GraphConvWorkspace {
-    Real* read;        // (block, V', width): x̂
-    Real* gathered;    // (block, V', K, width): z, joints gathered along the entries of the adjacency
-    Real* entry_sums;  // (V', K): Σ_v A[k, v, w]
-    Real* bias_rows;   // (V', C_out)
-    Real* columns;     // (V', padding + 1, padding): of the scaled transform, and the shift
-    double* sums;      // (2, C_out): Σ out and Σ out² of the items, to which they are added; null: not wanted
+    Real* read;          // (block, V', width): x̂
+    Real* gathered;      // (block, V', K, width): z, joints gathered along the entries of the adjacency
+    Real* entry_sums;    // (V', K): Σ_v A[k, v, w]
+    Real* bias_rows;     // (V', C_out)
+    Real* columns;       // (V', padding + 1, padding): of the scaled transform, and the shift
+    Real* packed_frame;  // as weights: a frame of x̂, backward also of gz
+    double* sums;        // (2, C_out): Σ out and Σ out² of the items, to which they are added; null: not wanted
     GraphConvEntries<Real> into;  // by target
     std::int32_t* first_joints;   // (V_graph): of those that play a node, the first, or −1
     std::int32_t* next_joints;    // (V'): the next that plays the same, or −1

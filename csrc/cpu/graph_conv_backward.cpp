@@ -120,6 +120,32 @@ struct ReadGrad {
     std::int64_t frame, joint;
 };
 
+// gx̂ where every entry is there: the frame's gz, part by part, are the weights.
+void spread_dense(const Params& p, const ReadGrad& out, std::int64_t frames) {
+    RowProduct product{};
+    product.source = p.work.from.values, product.packed = p.work.packed_frame;
+    product.source_row = p.parts * p.joints, product.source_tap = product.channels = p.joints;
+    product.rows = p.joints, product.out_row = out.joint;
+    product.packed_taps = product.taps = p.parts, product.tap_step = 1;
+    for (std::int64_t t = 0; t < frames; ++t) {
+        const real* grad = p.work.gathered_grad + t * p.joints * p.parts * p.width;
+        for (std::int64_t n = 0; n < p.width; n += panel_columns) {
+            const std::int64_t columns = p.width - n < panel_columns ? p.width - n : panel_columns;
+            const std::int64_t padded = panel_width(columns);
+            real* to = p.work.packed_frame + n * p.parts * p.joints;
+            for (std::int64_t k = 0; k < p.parts; ++k)
+                for (std::int64_t w = 0; w < p.joints; ++w, to += padded) {
+                    const real* from = grad + (w * p.parts + k) * p.width + n;
+                    for (std::int64_t c = 0; c < columns; c += QuadStep::lanes)
+                        QuadStep::store(to + c, QuadStep::load(from + c));
+                    for (std::int64_t c = columns; c < padded; ++c) to[c] = 0;
+                }
+        }
+        product.out = out.first + t * out.frame;
+        multiply_rows(product, 0, p.width);
+    }
+}
+
 template <class Step> void follow_columns(const Backward& p, const Frames& read, const ReadGrad& out,
                                           std::int64_t frames, std::int64_t begin, std::int64_t columns, bool dots) {
     const Params& f = p.forward;
@@ -303,8 +329,12 @@ void backward_read(const Backward& p, const Graph& graph, const Frames& unscaled
     if (adjacency_wanted && !p.pattern) dot_everything(p, read, count);
     const bool dots = adjacency_wanted && p.pattern, read_wanted = p.x_grad || p.scale_parts || p.shift_parts;
     if (!dots && !read_wanted) return;
-    if (wide > 0) follow_columns<WideStep>(p, read, out, count, 0, wide, dots);
-    if (wide < f.width) follow_columns<QuadStep>(p, read, out, count, wide, f.width - wide, dots);
+    if (!p.pattern && is_dense(f, f.work.from)) {
+        spread_dense(f, out, count);
+    } else {
+        if (wide > 0) follow_columns<WideStep>(p, read, out, count, 0, wide, dots);
+        if (wide < f.width) follow_columns<QuadStep>(p, read, out, count, wide, f.width - wide, dots);
+    }
     if (!read_wanted || in_place) return;
     for (std::int64_t t = 0; t < count; ++t) take_read_grad(p, graph, unscaled, b, first, t);
 }
@@ -335,6 +365,8 @@ void backward_block(const Backward& p, const Graph& graph, std::int64_t b, std::
     }
     if (p.bias_parts || (f.bias && adjacency_wanted)) sum_frames(g, count, f.joints * f.out_channels, work.g_sums);
     if (!adjacency_wanted && !p.x_grad && !p.scale_parts && !p.shift_parts) return;
+    if (unscaled.first && unscaled.first != work.unscaled && unscaled.joint == f.width)
+        prefetch_block(f, unscaled, count, first + count + f.block < f.frames ? count + f.block : f.frames - first);
     RowProduct product{};
     product.source = g, product.out = work.gathered_grad, product.packed = p.packed_transposed;
     product.source_row = f.out_channels, product.out_row = gathered;

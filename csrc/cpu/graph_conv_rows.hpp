@@ -80,6 +80,14 @@ static inline void pick_entries(const GraphConvParams<real>& p, const Graph& gra
     lists.starts[p.joints * p.parts] = count;
 }
 
+// Whether every entry is there, as a learned adjacency's are: aggregation is then a product with it. The lists of a
+// joint hold its row of the matrix, in the order of the joints.
+static inline bool is_dense(const GraphConvParams<real>& p, const GraphConvEntries<real>& lists) {
+    constexpr std::int64_t fewest_joints = 8;
+    return p.joints >= fewest_joints && p.channels == p.width &&
+           lists.starts[p.joints * p.parts] == p.parts * p.joints * p.joints;
+}
+
 static inline void list_graph(const GraphConvParams<real>& p, const Graph& graph) {
     const GraphConvWorkspace<real>& work = p.work;
     if (!p.whole_into.starts) {
@@ -94,6 +102,9 @@ static inline void list_graph(const GraphConvParams<real>& p, const Graph& graph
     }
     pick_entries(p, graph, p.whole_into, work.into);
     if (work.from.starts) pick_entries(p, graph, p.whole_from, work.from);
+    if (!graph.nodes || !is_dense(p, work.into)) return;
+    scan_entries(p, graph, work.into, p.adjacency_target, p.adjacency_source);
+    if (work.from.starts) scan_entries(p, graph, work.from, p.adjacency_source, p.adjacency_target);
 }
 
 static inline bool has_entries(const GraphConvWorkspace<real>& work, std::int64_t target_part) {
@@ -274,6 +285,37 @@ template <class Step, int columns> static inline void gather_columns(const Graph
     }
 }
 
+// Rows of a frame, `joint` apart, as multiply_rows reads weights: where they stand, if they lie so.
+static inline const real* pack_rows(const real* rows, std::int64_t joint, std::int64_t count, std::int64_t width,
+                                    real* packed) {
+    if (width <= panel_columns && width == joint && width == panel_width(width)) return rows;
+    for (std::int64_t n = 0; n < width; n += panel_columns) {
+        const std::int64_t columns = width - n < panel_columns ? width - n : panel_columns;
+        const std::int64_t padded = panel_width(columns);
+        real* to = packed + n * count;
+        for (std::int64_t row = 0; row < count; ++row, to += padded) {
+            const real* from = rows + row * joint + n;
+            for (std::int64_t c = 0; c < columns; c += QuadStep::lanes)
+                QuadStep::store(to + c, QuadStep::load(from + c));
+            for (std::int64_t c = columns; c < padded; ++c) to[c] = 0;
+        }
+    }
+    return packed;
+}
+
+// z where every entry is there.
+static inline void gather_dense(const GraphConvParams<real>& p, const Frames& read, std::int64_t count) {
+    RowProduct product{};
+    product.source = p.work.into.values, product.source_row = product.channels = p.joints;
+    product.rows = p.joints * p.parts, product.out_row = p.width;
+    product.packed_taps = product.tap_step = product.taps = 1;
+    for (std::int64_t t = 0; t < count; ++t) {
+        product.packed = pack_rows(read.first + t * read.frame, read.joint, p.joints, p.width, p.work.packed_frame);
+        product.out = p.work.gathered + t * product.rows * p.width;
+        multiply_rows(product, 0, p.width);
+    }
+}
+
 // Whether gather stores each part of a joint in one go.
 static inline bool in_one_pass(std::int64_t width) {
     return width % lanes == 0 || width < lanes;
@@ -284,6 +326,7 @@ static inline bool in_one_pass(std::int64_t width) {
 static inline void gather(const GraphConvParams<real>& p, const Frames& read, std::int64_t count, std::int64_t part) {
     constexpr int one = lanes, two = 2 * lanes, quad = joint_padding<real>;
     const std::int64_t wide = wide_part(p.width);
+    if (is_dense(p, p.work.into)) return gather_dense(p, read, count);
     if (wide == one)
         gather_columns<WideStep, one>(p, read, count, part, 0, wide);
     else if (wide == two)

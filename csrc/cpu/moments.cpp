@@ -55,7 +55,7 @@ void store_sums(const Params& p, std::int64_t n, const double* sums) {
 }  // namespace
 
 void moments(const Params& p, std::int64_t begin, std::int64_t end) {
-    const std::int64_t count = p.joints * p.channels, all = moments_sums(p.joints, p.channels);
+    const std::int64_t count = p.joints * p.channels, all = (p.channels + 2) * count + p.channels;
     double* const line = p.sums;
     double* const sums = line + count + p.channels;
     for (std::int64_t n = begin; n < end; ++n) {

@@ -14,12 +14,9 @@ template <class Real> struct MomentsParams {
     double* first;
     double* second;
     std::int32_t* reads;  // (T): working memory, as is the next
-    double* sums;         // moments_sums(V, C)
+    // (C + 2)·V·C + C: a frame's numbers and C beyond it; the sums of each number, then of its products with itself and
+    // with the C − 1 after it.
+    double* sums;
 };
-
-// A frame of V·C numbers and C beyond it; sums of each number, and of its products with itself and the C − 1 after it.
-constexpr std::int64_t moments_sums(std::int64_t joints, std::int64_t channels) {
-    return joints * channels + channels + (channels + 1) * joints * channels;
-}
 
 }  // namespace asma::cpu
