@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from asma_fast import ops
 from asma_fast._array import as_kind_of
 from asma_fast.ops._contract import check_shape, check_together, check_view
 from asma_fast.ops.gather_view import view_arguments
@@ -95,7 +96,9 @@ class InputNorm(nn.Module):
         count = n * m * (t if frames is None else frames.shape[1])
         if count < 2:
             raise ValueError(f"input batch-norm needs at least 2 values of each joint in training mode, got {count}")
-        first, second = _moments(clip, frames)
+        # The native op has no gradient: where the clip wants one, torch takes the moments.
+        wanted = clip.requires_grad and torch.is_grad_enabled()
+        first, second = ops.moments(clip, frames, impl="reference" if wanted else "auto")
         first, second = _transformed(first, second, transform)
         if view is not None and view.graph_nodes is not None:
             source = self._sources(joints, as_kind_of(view.graph_nodes, clip))[..., None].expand(n, -1, clip.shape[1])
@@ -138,19 +141,6 @@ def _check_range(name: str, index: Tensor, limit: int) -> None:
         raise ValueError(f"{name} must lie in [0, {limit}), got {low} to {high}")
 
 
-def _moments(clip: Tensor, frames: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of each clip and recorded joint over the kept frames of all bodies, float64: Σx ``(N, V, C)``, Σxxᵀ with C×C."""
-    n, c, t, v, m = clip.shape
-    x = clip.double().permute(0, 3, 1, 4, 2).reshape(n, v, c, m * t)
-    weighted = x
-    if frames is not None:
-        _check_range("view.frames", frames, t)
-        index = frames.long().expand(n, -1)
-        reads = x.new_zeros(n, t).scatter_add(1, index, x.new_ones(1, 1).expand_as(index))
-        weighted = x * reads.repeat(1, m)[:, None, None]
-    return weighted.sum(-1), weighted @ x.transpose(-1, -2)
-
-
 def _transformed(first: Tensor, second: Tensor, transform: Tensor | None) -> tuple[Tensor, Tensor]:
     """Σ and Σ of squares ``(N, V, C)`` after the transform of the first coordinates."""
     squares = second.diagonal(dim1=-2, dim2=-1)
@@ -159,5 +149,7 @@ def _transformed(first: Tensor, second: Tensor, transform: Tensor | None) -> tup
     matrix = transform.double()
     d = matrix.shape[-1]
     moved = first[..., :d] @ matrix.transpose(-1, -2)
-    spread = ((matrix[:, None] @ second[..., :d, :d]) * matrix[:, None]).sum(-1)
+    # Σ (s·x)² = Σ_cd s_c s_d (Σ x_c x_d): one product for all coordinates.
+    pairs = (matrix[..., :, None] * matrix[..., None, :]).flatten(2)
+    spread = second[..., :d, :d].flatten(2) @ pairs.transpose(-1, -2)
     return torch.cat([moved, first[..., d:]], -1), torch.cat([spread, squares[..., d:]], -1)

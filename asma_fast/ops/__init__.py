@@ -7,6 +7,7 @@ from asma_fast.ops.dropout import dropout
 from asma_fast.ops.gather_view import gather_view
 from asma_fast.ops.graph_conv import graph_conv
 from asma_fast.ops.joint_degree import joint_degree
+from asma_fast.ops.moments import moments
 from asma_fast.ops.motion import frame_motion, joint_motion
 from asma_fast.ops.sampling import sample_frames, sample_joints
 from asma_fast.ops.temporal_conv import temporal_conv
@@ -19,6 +20,7 @@ __all__ = [
     "graph_conv",
     "joint_degree",
     "joint_motion",
+    "moments",
     "sample_frames",
     "sample_joints",
     "temporal_conv",

@@ -35,6 +35,7 @@ void bind_gather_view(py::module_& module);
 void bind_graph_conv(py::module_& module);
 void bind_joint_degree(py::module_& module);
 void bind_missing(py::module_& module);
+void bind_moments(py::module_& module);
 void bind_motion(py::module_& module);
 void bind_sampling(py::module_& module);
 void bind_temporal_conv(py::module_& module);

@@ -125,7 +125,7 @@ cpu::GraphConvParams<Real> forward_params(const Arguments& a, const Array& out, 
     p.x_body = a.clip() ? a.x.stride(4) : 0;
     p.bodies = a.clip() ? a.x.size(4) : 1;
     p.rows = out.size(0), p.out_channels = out.size(1), p.frames = out.size(2), p.joints = out.size(3);
-    p.channels = a.channels(), p.parts = a.parts();
+    p.channels = a.channels(), p.parts = a.parts(), p.graph = a.graph();
     // The kernels count the entries of a row's adjacency in 32 bits.
     if (checked_product({p.parts, p.joints, p.joints}) > std::numeric_limits<std::int32_t>::max())
         throw py::value_error("K · V'² must be below 2^31, got K=" + std::to_string(p.parts) +
@@ -187,21 +187,47 @@ template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, 
     const std::int64_t results = checked_product({p.joints, p.out_channels});
     take(work.read, read);
     take(work.gathered, gathered);
+    take(work.packed_frame, checked_product({backward ? p.parts : 1, p.joints, cpu::packed_columns(p.width)}));
     take(work.into.values, entries);
     take(work.entry_sums, p.joints * p.parts);
     if (!backward) {
         take(work.bias_rows, results);
+        take(work.columns, p.joints * (cpu::joint_padding<Real> + 1) * cpu::joint_padding<Real>);
         return used;
     }
     take(work.from.values, entries);
     take(work.unscaled, read);
     take(work.gathered_grad, gathered);
-    take(work.read_grad, one_frame);
+    take(work.links.values, entries);
+    take(work.read_grad, read);
     take(work.summed_grad, with_sums ? checked_product({p.block, results}) : 0);
     take(work.g_sums, results);
+    take(work.bias_dots, p.joints * p.parts);
     take(work.adjacency_sums, entries * cpu::sum_lanes<Real>);
     take(work.scale_sums, one_frame);
     take(work.shift_sums, one_frame);
+    return used;
+}
+
+// Cuts the lists of one thread, which count entries, joints and nodes.
+template <class Real> std::int64_t lay_out_lists(const cpu::GraphConvParams<Real>& p, bool backward,
+                                                 std::int32_t* lists, cpu::GraphConvWorkspace<Real>& work) {
+    const std::int64_t starts = p.joints * p.parts + 1, entries = p.parts * p.joints * p.joints;
+    std::int64_t used = 0;
+    auto take = [&](std::int32_t*& part, std::int64_t count) {
+        part = lists ? lists + used : nullptr;
+        used = checked_sum(used, count);
+    };
+    take(work.into.starts, starts);
+    take(work.into.others, entries);
+    take(work.first_joints, p.graph);
+    take(work.next_joints, p.joints);
+    if (!backward) return used;
+    take(work.from.starts, starts);
+    take(work.from.others, entries);
+    take(work.links.starts, p.joints + 1);
+    take(work.links.other_starts, p.joints + 1);
+    take(work.links.targets, entries);
     return used;
 }
 
@@ -210,21 +236,58 @@ template <class Real, class Body> void for_pieces(const cpu::GraphConvParams<Rea
                                                   std::int64_t items, std::int64_t grain, Body&& body) {
     cpu::GraphConvWorkspace<Real> measured{};
     const std::int64_t reals = lay_out<Real>(p, backward, with_sums, nullptr, measured);
-    const std::int64_t starts = p.joints * p.parts + 1, entries = p.parts * p.joints * p.joints;
+    const std::int64_t indices = lay_out_lists<Real>(p, backward, nullptr, measured);
     parallel_for(items, std::max<std::int64_t>(1, grain), [&](std::int64_t begin, std::int64_t end) {
         Scratch<Real> memory(reals);
-        Scratch<std::int32_t> lists(2 * (starts + entries));
+        Scratch<std::int32_t> lists(indices);
         cpu::GraphConvParams<Real> piece = p;
         lay_out<Real>(p, backward, with_sums, memory.data(), piece.work);
-        piece.work.into.starts = lists.data();
-        piece.work.into.others = lists.data() + starts;
-        if (backward) {
-            piece.work.from.starts = lists.data() + starts + entries;
-            piece.work.from.others = lists.data() + 2 * starts + entries;
-        }
+        lay_out_lists<Real>(p, backward, lists.data(), piece.work);
         body(piece, begin, end);
     });
 }
+
+// The entries of a graph that all rows share, listed once. Rows pick theirs, as long as the graph is not much larger.
+template <class Real> class WholeGraph {
+public:
+    WholeGraph(cpu::GraphConvParams<Real>& p, bool backward)
+        : wanted_(p.adjacency_row == 0 && p.rows > 0 && p.graph <= 2 * p.joints &&
+                  p.parts <= std::numeric_limits<std::int32_t>::max() / std::max<std::int64_t>(1, p.graph * p.graph)),
+          starts_(p.graph * p.parts + 1),
+          indices_(wanted_ ? (backward ? 2 : 1) * (starts_ + p.parts * p.graph * p.graph) : 0),
+          values_(wanted_ ? (backward ? 2 : 1) * p.parts * p.graph * p.graph : 0) {
+        if (!wanted_) return;
+        const std::int64_t entries = p.parts * p.graph * p.graph;
+        p.whole_into = {indices_.data(), indices_.data() + starts_, values_.data()};
+        list(p, p.adjacency_target, p.adjacency_source, p.whole_into);
+        if (!backward) return;
+        std::int32_t* second = indices_.data() + starts_ + entries;
+        p.whole_from = {second, second + starts_, values_.data() + entries};
+        list(p, p.adjacency_source, p.adjacency_target, p.whole_from);
+    }
+
+private:
+    static void list(const cpu::GraphConvParams<Real>& p, std::int64_t node_stride, std::int64_t other_stride,
+                     const cpu::GraphConvEntries<Real>& lists) {
+        std::int32_t count = 0;
+        for (std::int64_t node = 0; node < p.graph; ++node)
+            for (std::int64_t k = 0; k < p.parts; ++k) {
+                lists.starts[node * p.parts + k] = count;
+                for (std::int64_t other = 0; other < p.graph; ++other) {
+                    const Real entry = p.adjacency[k * p.adjacency_part + node * node_stride + other * other_stride];
+                    if (entry == 0) continue;
+                    lists.others[count] = static_cast<std::int32_t>(other);
+                    lists.values[count++] = entry;
+                }
+            }
+        lists.starts[p.graph * p.parts] = count;
+    }
+
+    bool wanted_;
+    std::int64_t starts_;
+    Scratch<std::int32_t> indices_;
+    Scratch<Real> values_;
+};
 
 // out[i] = Σ_share parts[share, i], in order.
 template <class Real> void merge(const Real* parts, std::int64_t shares, std::int64_t size, Real* out) {
@@ -252,6 +315,7 @@ void graph_conv(const Array& x, const Array& weight, const Array& adjacency, con
         pack<Real>(kernels, weight.data<const Real>("weight"), p.out_channels, p.channels, p.parts,
                    {p.channels, 1, p.out_channels * p.channels}, packed.data());
         p.packed = packed.data();
+        const WholeGraph<Real> graph(p, false);
         const std::int64_t blocks = (p.frames + p.block - 1) / p.block;
         // Listing the entries of a graph costs about its size, so a piece should hold several blocks.
         const std::int64_t products = p.block * p.joints * (p.parts * p.channels * p.out_channels + 1);
@@ -336,6 +400,7 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
     cpu::GraphConvBackwardParams<Real> p{};
     p.forward = forward_params<Real>(a, g, "g");
+    const WholeGraph<Real> graph(p.forward, true);
     const cpu::GraphConvParams<Real>& f = p.forward;
     const Real* weight = a.weight.data<const Real>("weight");
     p.g = g.data<const Real>("g");
@@ -347,7 +412,7 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
         p.y = y->template data<const Real>("y");
         p.sums_grad = sums_grad->template data<const double>("sums_grad");
     }
-    p.graph = a.graph(), p.x_frames = a.x.size(2), p.x_joints = a.x.size(3);
+    p.x_frames = a.x.size(2), p.x_joints = a.x.size(3);
     p.shares = std::clamp<std::int64_t>(f.rows, 1, most_shares);
     if (a.pattern) {
         p.pattern = a.pattern->template data<const bool>("pattern");
@@ -357,14 +422,14 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
     check_gradients(a, x_grad, weight_grad, adjacency_grad, bias_grad, scale_grad, shift_grad);
     if (x_grad) p.x_grad = x_grad->template data<Real>("x_grad");
     const std::int64_t gathered = checked_product({f.parts, f.width});
-    const std::int64_t graph_size = checked_product({f.parts, p.graph, p.graph});
+    const std::int64_t graph_size = checked_product({f.parts, f.graph, f.graph});
     const Maybe shared_adjacency = a.row_adjacency() ? std::nullopt : adjacency_grad;
     if (a.row_adjacency() && adjacency_grad) p.adjacency_grad = adjacency_grad->template data<Real>("adjacency_grad");
     Shares<Real> weights(weight_grad, "weight_grad", p.shares, checked_product({gathered, f.out_channels}));
     Shares<Real> adjacencies(shared_adjacency, "adjacency_grad", p.shares, graph_size);
     Shares<Real> biases(bias_grad, "bias_grad", p.shares, f.parts * f.out_channels);
-    Shares<Real> scales(scale_grad, "scale_grad", p.shares, p.graph * f.channels);
-    Shares<Real> shifts(shift_grad, "shift_grad", p.shares, p.graph * f.channels);
+    Shares<Real> scales(scale_grad, "scale_grad", p.shares, f.graph * f.channels);
+    Shares<Real> shifts(shift_grad, "shift_grad", p.shares, f.graph * f.channels);
     p.weight_parts = weights.parts(), p.adjacency_parts = adjacencies.parts(), p.bias_parts = biases.parts();
     p.scale_parts = scales.parts(), p.shift_parts = shifts.parts();
 

@@ -19,24 +19,39 @@ template <class Real> struct GraphConvEntries {
     Real* values;
 };
 
+// Of the backward pass: pairs of a source and a target × part (w · K + k), by source. Those with an entry come first,
+// then those that only the pattern admits.
+template <class Real> struct GraphConvLinks {
+    std::int32_t* starts;        // (V' + 1)
+    std::int32_t* other_starts;  // (V' + 1)
+    std::int32_t* targets;       // (K·V'·V')
+    Real* values;                // of the entries
+};
+
 // The working memory of one thread. `block` frames are in work at a time.
 template <class Real> struct GraphConvWorkspace {
-    Real* read;        // (block, V', width): x̂
-    Real* gathered;    // (block, V', K, width): z, joints gathered along the entries of the adjacency
-    Real* entry_sums;  // (V', K): Σ_v A[k, v, w]
-    Real* bias_rows;   // (V', C_out)
-    double* sums;      // (2, C_out): Σ out and Σ out² of the items, to which they are added; null: not wanted
+    Real* read;          // (block, V', width): x̂
+    Real* gathered;      // (block, V', K, width): z, joints gathered along the entries of the adjacency
+    Real* entry_sums;    // (V', K): Σ_v A[k, v, w]
+    Real* bias_rows;     // (V', C_out)
+    Real* columns;       // (V', padding + 1, padding): of the scaled transform, and the shift
+    Real* packed_frame;  // as weights: a frame of x̂, backward also of gz
+    double* sums;        // (2, C_out): Σ out and Σ out² of the items, to which they are added; null: not wanted
     GraphConvEntries<Real> into;  // by target
+    std::int32_t* first_joints;   // (V_graph): of those that play a node, the first, or −1
+    std::int32_t* next_joints;    // (V'): the next that plays the same, or −1
     // Of the backward pass alone.
     GraphConvEntries<Real> from;  // by source
-    Real* unscaled;               // (block, V', width): x̂ before scale and shift
-    Real* gathered_grad;          // (block, V', K, width)
-    Real* read_grad;              // (V', width): of one frame
-    Real* summed_grad;            // (block, V', C_out): g and what the sums' gradients add
-    Real* g_sums;                 // (V', C_out): Σ_t g
-    Real* adjacency_sums;         // (K, V', V', sum_lanes)
-    Real* scale_sums;             // (V', width)
-    Real* shift_sums;             // (V', width)
+    GraphConvLinks<Real> links;
+    Real* unscaled;        // (block, V', width): x̂ before scale and shift
+    Real* gathered_grad;   // (block, V', K, width)
+    Real* read_grad;       // (block, V', width)
+    Real* summed_grad;     // (block, V', C_out): g and what the sums' gradients add
+    Real* g_sums;          // (V', C_out): Σ_t g
+    Real* bias_dots;       // (V', K): Σ_o bias[k, o] · Σ_t g[t, w, o]
+    Real* adjacency_sums;  // (K, V', V', sum_lanes); with a pattern (links, sum_lanes)
+    Real* scale_sums;      // (V', width)
+    Real* shift_sums;      // (V', width)
 };
 
 // out (B, T', V', C_out) dense. A feature map is a clip of B clips with one body. Work items are blocks of frames of a
@@ -51,10 +66,11 @@ template <class Real> struct GraphConvParams {
     const Real* shift;
     const Real* adjacency;
     std::int64_t adjacency_row, adjacency_part, adjacency_source, adjacency_target;  // strides; row 0 if shared
-    const Real* bias;                                                                // (K, C_out) dense, or null
-    const Real* packed;                                                              // weights: K taps of (C → C_out)
+    GraphConvEntries<Real> whole_into, whole_from;  // of all nodes; starts null where rows are to be scanned
+    const Real* bias;                               // (K, C_out) dense, or null
+    const Real* packed;                             // weights: K taps of (C → C_out)
     Real* out;
-    std::int64_t rows, bodies, frames, joints, channels, width, parts, out_channels, block;
+    std::int64_t rows, bodies, frames, joints, channels, width, parts, out_channels, graph, block;
     GraphConvWorkspace<Real> work;
 };
 
@@ -68,7 +84,7 @@ template <class Real> struct GraphConvBackwardParams {
     const Real* packed_transposed;  // one tap of (C_out → K·width), the padding zero
     const bool* pattern;            // (K, V_graph, V_graph) by strides; null: the dense gradient
     std::int64_t pattern_part, pattern_source, pattern_target;
-    std::int64_t shares, graph, x_frames, x_joints;
+    std::int64_t shares, x_frames, x_joints;
     Real* x_grad;           // (N, M, T, V, C) dense
     Real* weight_parts;     // (shares, K·width, C_out)
     Real* adjacency_parts;  // (shares, K, V_graph, V_graph)

@@ -7,6 +7,7 @@
 #include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
+#include "cpu/moments.hpp"
 #include "cpu/motion.hpp"
 #include "cpu/temporal_conv.hpp"
 
@@ -23,6 +24,7 @@
     KERNEL(nested_conv, TemporalConvParams)                         \
     KERNEL(nested_merge, TemporalConvMergeParams)                   \
     KERNEL(nested_pack, TemporalConvPackParams)                     \
+    KERNEL(moments, MomentsParams)                                  \
     KERNEL(temporal_conv, TemporalConvParams)                       \
     KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \

@@ -143,7 +143,7 @@ def test_numpy_views_serve() -> None:
 @pytest.mark.parametrize(
     ("view", "message"),
     [
-        (View(frames=int_rows([[0, 7]])), r"view.frames must lie in \[0, 7\), got 0 to 7"),
+        (View(frames=int_rows([[0, 7]])), r"view.frames must lie in \[0, 7\), got 7 at \(0, 1\)"),
         (View(joints=int_rows([[-1, 2]])), r"view.joints must lie in \[0, 5\), got -1 to 2"),
         (View(joints=int_rows([[1]]), nodes=int_rows([[5]])), r"view.nodes must lie in \[0, 5\), got 5 to 5"),
         (View(nodes=int_rows([[1, 2]])), "view.nodes must name the 5 joints of the clip, got 2"),

@@ -707,6 +707,55 @@ def test_the_native_entry_refuses_gradients_of_other_sizes(wrong):
         native().graph_conv_backward(native_array(g), *arguments, *grads.values())
 
 
+# ---- dense adjacencies: another way to aggregate, by density ----
+
+DENSITIES = pairwise(
+    density=("none", "all but one", "all"),
+    V=(7, 9, 25),
+    C=(4, 16, 17, 32, 48),
+    rows=(False, True),
+    reading=("plain", "nodes"),
+)
+
+
+def _with_density(case, density):
+    """The case with an adjacency of that many entries, none of them small."""
+    adjacency = _near_one(np.random.default_rng(1), case["adjacency"].shape) / case["adjacency"].shape[-1]
+    if density == "all but one":
+        adjacency[..., 0, 1, 2] = 0
+    return {**case, "adjacency": (adjacency * (density != "none")).astype(case["x"].dtype)}
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_density_on_every_instruction_set(isa, dtype):
+    for options in DENSITIES:
+        case = _with_density(_case({**SMALL, "T": 7, "bias": True, **options}, dtype), options["density"])
+        tolerance = 256 * np.finfo(dtype).eps
+        with instruction_set(isa), guarded_outputs():
+            result = graph_conv(**case, impl="cpu")
+            gradients_ = _gradients(case, "cpu", torch.from_numpy(case["x"]).dtype)
+        exact = _expected(case)
+        np.testing.assert_allclose(result, exact, atol=tolerance * (1 + np.abs(exact).max()), err_msg=str(options))
+        for name, wanted in _gradients(case, "reference", torch.float64).items():
+            np.testing.assert_allclose(
+                gradients_[name], wanted, atol=tolerance * float(1 + wanted.abs().max()), err_msg=f"{options} {name}"
+            )
+
+
+def test_one_zero_among_all_entries_still_carries_no_nan():
+    case = _with_density(_case({**SMALL, "V": 25, "C": 16}), "all")
+    case["adjacency"][:, 3, 4] = 0
+    case["x"][..., 3] = np.nan
+    finite = np.isfinite(graph_conv(**case, impl="cpu")).all(axis=(0, 1, 2))
+    assert finite.nonzero()[0].tolist() == [4]
+
+
+def test_dense_results_do_not_depend_on_the_number_of_threads():
+    case = _with_density(_case({**SMALL, "V": 25, "T": 20, "C": 48}, clips=10), "all")
+    check_threads_bitwise(lambda: (graph_conv(**case, impl="cpu"), *_gradients(case, "cpu").values()))
+
+
 # ---- the native entry's channel sums, and their gradient ----
 
 
