@@ -12,12 +12,11 @@
 
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
     KERNEL(dropout, DropoutParams)                                  \
-    KERNEL(frame_motion, MotionParams)                              \
     KERNEL(gather_view, GatherViewParams)                           \
     KERNEL(gather_view_backward, GatherViewBackwardParams)          \
     KERNEL(graph_conv, GraphConvParams)                             \
     KERNEL(graph_conv_backward, GraphConvBackwardParams)            \
-    KERNEL(joint_motion, MotionParams)                              \
+    KERNEL(motion, MotionParams)                                    \
     KERNEL(temporal_conv, TemporalConvParams)                       \
     KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \

@@ -20,7 +20,7 @@ from contract import (
 
 from asma_fast import View
 from asma_fast._backends import native
-from asma_fast.ops import frame_motion, gather_view, joint_motion
+from asma_fast.ops import frame_and_joint_motion, frame_motion, gather_view, joint_motion
 
 IMPLEMENTATIONS = implementations()
 OPS = [frame_motion, joint_motion]
