@@ -65,9 +65,7 @@ def _mean(total: Any, count: int) -> Any:
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _motion(
-    x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, frame_out: Any, joint_out: Any
-) -> None:
+def _motion(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, frame_out: Any, joint_out: Any) -> None:
     clips, steps, positions = frame_out.shape[0], frame_out.shape[1] - 1, joint_out.shape[1]
     channels, bodies = x.shape[1], x.shape[4]
     for n in range(clips):

@@ -64,8 +64,8 @@ def joint_motion(x: Array, *, view: View | None = None, impl: str | Impl = "auto
     """Motion of every joint: mean over coordinates, pairs of successive frames and bodies of the squared difference.
 
     ``out[n,v] = mean_{e,t<T'−1,m} (y[n,e,t+1,v,m] − y[n,e,t,v,m])²`` with ``y = gather_view(x, view)``; v is a position
-    of the view. Computed as :func:`frame_motion` is and as exactly defined, but for the sum of a joint: one, over bodies,
-    then steps from frame to frame.
+    of the view. Computed as :func:`frame_motion` is and as exactly defined, but for the sum of a joint: one, over
+    bodies, then steps from frame to frame.
 
     Parameters
     ----------
