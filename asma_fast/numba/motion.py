@@ -12,73 +12,79 @@ from asma_fast.numba.gather_view import view_maps
 
 def frame_motion(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, out: Any) -> None:
     """Fill ``out (N, T')``."""
-    _frame_motion(x, *view_maps(x, frames, joints, transform), replicate, out)
+    maps = view_maps(x, frames, joints, transform)
+    _motion(x, *maps, replicate, out, np.empty((len(x), maps[1].shape[1]), np.float32))
 
 
 def joint_motion(x: Any, frames: Any, joints: Any, transform: Any, out: Any) -> None:
     """Fill ``out (N, V')``."""
-    _joint_motion(x, *view_maps(x, frames, joints, transform), out)
+    maps = view_maps(x, frames, joints, transform)
+    _motion(x, *maps, False, np.empty((len(x), maps[0].shape[1]), np.float32), out)
+
+
+def frame_and_joint_motion(
+    x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, frame_out: Any, joint_out: Any
+) -> None:
+    """Fill ``frame_out (N, T')`` and ``joint_out (N, V')``."""
+    _motion(x, *view_maps(x, frames, joints, transform), replicate, frame_out, joint_out)
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _difference(x: Any, n: int, c: int, after: int, before: int, v: int, m: int) -> Any:
-    return np.float64(x[n, c, after, v, m] - x[n, c, before, v, m])
-
-
-@numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _moment(x: Any, n: int, a: int, b: int, frames: Any, joints: Any) -> Any:
-    """Σ over bodies, then joints, then pairs of successive frames, of the products of differences a and b."""
-    total = 0.0
-    for m in range(x.shape[4]):
-        for v in joints:
-            for t in range(len(frames) - 1):
-                total += _difference(x, n, a, frames[t + 1], frames[t], v, m) * _difference(
-                    x, n, b, frames[t + 1], frames[t], v, m
-                )
-    return total
-
-
-@numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _score(x: Any, n: int, frames: Any, joints: Any, transform: Any) -> Any:
-    """Motion over one list of frames and one of joints, of which one has a single step."""
-    dims = transform.shape[1]
-    s = transform[n if transform.shape[0] > 1 else 0].astype(np.float64)
-    weight = np.zeros((dims, dims))
+def _weights(s: Any) -> Any:
+    """The upper triangle of SᵀS, doubled off the diagonal."""
+    dims = len(s)
+    weights = np.zeros((dims, dims))
     for a in range(dims):
         for b in range(a, dims):
             total = s[0, a] * s[0, b]
             for e in range(1, dims):
                 total += s[e, a] * s[e, b]
-            weight[a, b] = total
-    trace = 0.0
+            weights[a, b] = total if a == b else 2 * total
+    return weights
+
+
+@numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
+def _change(before: Any, after: Any, weights: Any) -> Any:
+    """The squared change of one joint from one frame ``(C,)`` to the next."""
+    dims = len(weights)
+    q = 0.0
     for a in range(dims):
-        trace += weight[a, a] * _moment(x, n, a, a, frames, joints)
-    for a in range(dims):
+        row = weights[a, a] * np.float64(after[a] - before[a])
         for b in range(a + 1, dims):
-            trace += 2 * (weight[a, b] * _moment(x, n, a, b, frames, joints))
-    for c in range(dims, x.shape[1]):
-        trace += _moment(x, n, c, c, frames, joints)
-    count = x.shape[1] * x.shape[4] * len(joints) * (len(frames) - 1)
-    return (0.0 if trace < 0 else trace) / max(count, 1)
+            row += weights[a, b] * np.float64(after[b] - before[b])
+        q += np.float64(after[a] - before[a]) * row
+    for c in range(dims, len(before)):
+        d = np.float64(after[c] - before[c])
+        q += d * d
+    return q
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _frame_motion(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, out: Any) -> None:
-    clips, count = out.shape
-    for n in range(clips):
-        read = frames[n if frames.shape[0] > 1 else 0]
-        kept = joints[n if joints.shape[0] > 1 else 0]
-        for t in range(count - 1):
-            out[n, t] = np.float32(_score(x, n, read[t : t + 2], kept, transform))
-        if count:
-            out[n, count - 1] = out[n, count - 2] if replicate and count > 1 else np.float32(0)
+def _mean(total: Any, count: int) -> Any:
+    return np.float32((0.0 if total < 0 else total) / max(count, 1))
 
 
 @numba.njit(cache=False)  # type: ignore[untyped-decorator, unused-ignore]
-def _joint_motion(x: Any, frames: Any, joints: Any, transform: Any, out: Any) -> None:
-    clips, count = out.shape
+def _motion(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, frame_out: Any, joint_out: Any) -> None:
+    clips, steps, positions = frame_out.shape[0], frame_out.shape[1] - 1, joint_out.shape[1]
+    channels, bodies = x.shape[1], x.shape[4]
     for n in range(clips):
         read = frames[n if frames.shape[0] > 1 else 0]
         kept = joints[n if joints.shape[0] > 1 else 0]
-        for v in range(count):
-            out[n, v] = np.float32(_score(x, n, read, kept[v : v + 1], transform))
+        weights = _weights(transform[n if transform.shape[0] > 1 else 0].astype(np.float64))
+        totals = np.zeros(positions)
+        sums = np.zeros((max(steps, 0), 8))
+        for m in range(bodies):
+            for t in range(steps):
+                for v in range(positions):
+                    q = _change(x[n, :, read[t], kept[v], m], x[n, :, read[t + 1], kept[v], m], weights)
+                    sums[t, v % 8] += q
+                    totals[v] += q
+        for t in range(steps):
+            s = sums[t]
+            total = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+            frame_out[n, t] = _mean(total, channels * bodies * positions)
+        if steps >= 0:
+            frame_out[n, steps] = frame_out[n, steps - 1] if replicate and steps > 0 else np.float32(0)
+        for v in range(positions):
+            joint_out[n, v] = _mean(totals[v], channels * bodies * steps)

@@ -8,13 +8,14 @@ from asma_fast.ops.gather_view import gather_view
 from asma_fast.ops.graph_conv import graph_conv
 from asma_fast.ops.joint_degree import joint_degree
 from asma_fast.ops.moments import moments
-from asma_fast.ops.motion import frame_motion, joint_motion
+from asma_fast.ops.motion import frame_and_joint_motion, frame_motion, joint_motion
 from asma_fast.ops.sampling import sample_frames, sample_joints
 from asma_fast.ops.temporal_conv import temporal_conv
 
 __all__ = [
     "Impl",
     "dropout",
+    "frame_and_joint_motion",
     "frame_motion",
     "gather_view",
     "graph_conv",

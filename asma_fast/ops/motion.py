@@ -16,13 +16,15 @@ def frame_motion(x: Array, *, view: View | None = None, last: str = "replicate",
     """Motion of every frame: mean over coordinates, joints and bodies of the squared difference to the next frame.
 
     ``out[n,t] = mean_{e,v,m} (y[n,e,t+1,v,m] − y[n,e,t,v,m])²`` with ``y = gather_view(x, view)``, which is not
-    materialised: the sum is tr(S G_t Sᵀ), with S the view's transform and G_t the moments of the differences.
+    materialised: with S the view's transform and W = SᵀS, a joint whose coordinates change by d changes by q = dᵀWd.
 
     The score decides which frames are masked, so every implementation and instruction set gives the same bits.
     Differences are taken in the dtype of ``x`` (half precisions: in float32); all else is float64 without fused
-    operations: each entry of G_t is summed over bodies, then joints; with W = SᵀS the trace is Σ_a W_aa G_aa, then
-    2 W_ab G_ab for a < b, then the channels beyond the transform; never below zero; divided by the number of values,
-    and rounded once to float32.
+    operations. With U the upper triangle of W, doubled off the diagonal, q = Σ_a d_a · (Σ_{b≥a} U_ab d_b) over the
+    coordinates of the transform, then + d_c² for each channel beyond them, every sum in ascending order. Eight partial
+    sums s_k of a frame take q of the joints v ≡ k (mod 8), body by body, joints ascending; they are merged as
+    ((s_0 + s_4) + (s_2 + s_6)) + ((s_1 + s_5) + (s_3 + s_7)). The sum, never below zero, is divided by the number of
+    values and rounded once to float32.
 
     Parameters
     ----------
@@ -53,8 +55,7 @@ def frame_motion(x: Array, *, view: View | None = None, last: str = "replicate",
     >>> frame_motion(x).tolist()
     [[1.0, 4.0, 4.0]]
     """
-    if last not in ("replicate", "zero"):
-        raise ValueError(f"last must be 'replicate' or 'zero', got {last!r}")
+    _check_last(last)
     x = _with_bodies(x)
     return run(FRAMES, impl, x, *view_arguments(x, view), last == "replicate")
 
@@ -63,7 +64,8 @@ def joint_motion(x: Array, *, view: View | None = None, impl: str | Impl = "auto
     """Motion of every joint: mean over coordinates, pairs of successive frames and bodies of the squared difference.
 
     ``out[n,v] = mean_{e,t<T'−1,m} (y[n,e,t+1,v,m] − y[n,e,t,v,m])²`` with ``y = gather_view(x, view)``; v is a position
-    of the view. Computed as :func:`frame_motion` is, with sums over bodies, then frames, and as exactly defined.
+    of the view. Computed as :func:`frame_motion` is and as exactly defined, but for the sum of a joint: one, over
+    bodies, then steps from frame to frame.
 
     Parameters
     ----------
@@ -95,6 +97,44 @@ def joint_motion(x: Array, *, view: View | None = None, impl: str | Impl = "auto
     return run(JOINTS, impl, x, *view_arguments(x, view))
 
 
+def frame_and_joint_motion(
+    x: Array, *, view: View | None = None, last: str = "replicate", impl: str | Impl = "auto"
+) -> tuple[Array, Array]:
+    """:func:`frame_motion` and :func:`joint_motion` in one pass over the clip: the same bits.
+
+    Parameters
+    ----------
+    x, view, last, impl
+        As for :func:`frame_motion`.
+
+    Returns
+    -------
+    arrays of shapes (N, T') and (N, V'), float32
+        Of the kind of ``x``; not differentiable.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`frame_motion` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[0, 5], [1, 5], [3, 5]], np.float32).reshape(1, 1, 3, 2)
+    >>> [scores.tolist() for scores in frame_and_joint_motion(x)]
+    [[[0.5, 2.0, 2.0]], [[2.5, 0.0]]]
+    """
+    _check_last(last)
+    x = _with_bodies(x)
+    frames, joints = run(BOTH, impl, x, *view_arguments(x, view), last == "replicate")
+    return frames, joints
+
+
+def _check_last(last: str) -> None:
+    if last not in ("replicate", "zero"):
+        raise ValueError(f"last must be 'replicate' or 'zero', got {last!r}")
+
+
 def _with_bodies(x: Array) -> Array:
     check_shape("x", x, "N C T V M", "N C T V")
     return x[..., None] if x.ndim == 4 else x
@@ -116,6 +156,10 @@ def _allocate_joints(x: Array, frames: Any, joints: Any, transform: Any) -> Arra
     return empty((x.shape[0], view_shape(x, frames, joints)[3]), x, "float32")
 
 
+def _allocate_both(x: Array, frames: Any, joints: Any, transform: Any, replicate: bool) -> tuple[Array, Array]:
+    return _allocate_frames(x, frames, joints, transform, replicate), _allocate_joints(x, frames, joints, transform)
+
+
 def _native_frames(x: Array, frames: Any, joints: Any, transform: Any, replicate: bool, out: Array) -> None:
     call_native("frame_motion", x, dense(frames), dense(joints), dense(transform), replicate, out)
 
@@ -124,22 +168,52 @@ def _native_joints(x: Array, frames: Any, joints: Any, transform: Any, out: Arra
     call_native("joint_motion", x, dense(frames), dense(joints), dense(transform), out)
 
 
+def _native_both(
+    x: Array, frames: Any, joints: Any, transform: Any, replicate: bool, frame_out: Array, joint_out: Array
+) -> None:
+    maps = (dense(frames), dense(joints), dense(transform))
+    call_native("frame_and_joint_motion", x, *maps, replicate, frame_out, joint_out)
+
+
 def _reference_frames(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool) -> Any:
-    step = _steps(x, frames, joints)
-    n, c, pairs, v, m = step.shape
-    if (t := view_shape(x, frames, joints)[2]) < 2:
-        return step.new_zeros((n, t), dtype=sys.modules["torch"].float32)
-    terms = [step[:, :, :, joint, body] for body in range(m) for joint in range(v)]
-    score = _score(terms, transform, step.new_zeros(n, pairs), c * v * m)
+    return _frame_scores(_changes(x, frames, joints, transform), x.shape[1], view_shape(x, frames, joints), replicate)
+
+
+def _reference_joints(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
+    return _joint_scores(_changes(x, frames, joints, transform), x.shape[1])
+
+
+def _reference_both(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool) -> Any:
+    changes = _changes(x, frames, joints, transform)
+    shape = view_shape(x, frames, joints)
+    return _frame_scores(changes, x.shape[1], shape, replicate), _joint_scores(changes, x.shape[1])
+
+
+def _frame_scores(q: Any, channels: int, shape: tuple[int, ...], replicate: bool) -> Any:
+    n, pairs, v, m = q.shape
+    if shape[2] < 2:
+        return q.new_zeros((n, shape[2]), dtype=sys.modules["torch"].float32)
+    s = [q.new_zeros(n, pairs) for _ in range(8)]
+    for body in range(m):
+        for joint in range(v):
+            s[joint % 8] = s[joint % 8] + q[:, :, joint, body]
+    score = _mean(((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])), channels * v * m)
     last = score[:, -1:] if replicate else score.new_zeros(n, 1)
     return sys.modules["torch"].cat([score, last], dim=1)
 
 
-def _reference_joints(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
-    step = _steps(x, frames, joints)
-    n, c, pairs, v, m = step.shape
-    terms = [step[:, :, t, :, body] for body in range(m) for t in range(pairs)]
-    return _score(terms, transform, step.new_zeros(n, v), c * pairs * m)
+def _joint_scores(q: Any, channels: int) -> Any:
+    n, pairs, v, m = q.shape
+    total = q.new_zeros(n, v)
+    for body in range(m):
+        for step in range(pairs):
+            total = total + q[:, step, :, body]
+    return _mean(total, channels * pairs * m)
+
+
+def _mean(total: Any, count: int) -> Any:
+    torch = sys.modules["torch"]
+    return (torch.where(total < 0, 0.0, total) / max(count, 1)).to(torch.float32)
 
 
 def _steps(x: Any, frames: Any, joints: Any) -> Any:
@@ -155,35 +229,28 @@ def _steps(x: Any, frames: Any, joints: Any) -> Any:
     return (x[:, :, 1:] - x[:, :, :-1]).to(torch.float64)
 
 
-def _score(terms: list[Any], transform: Any, zero: Any, count: int) -> Any:
-    """tr(S G Sᵀ) / count for G the sum of the outer products of ``terms``, each ``(N, C, …)``, in their order."""
-    torch = sys.modules["torch"]
+def _changes(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
+    """The squared change q of every joint, ``(N, T'−1, V', M)`` float64."""
+    d = _steps(x, frames, joints)
+    n, channels, pairs, v, m = d.shape
     dims = 0 if transform is None else transform.shape[1]
-    channels = terms[0].shape[1] if terms else 0
-
-    def moment(a: int, b: int) -> Any:
-        total = zero
-        for term in terms:
-            total = total + term[:, a] * term[:, b]
-        return total
+    q = d.new_zeros(n, pairs, v, m)
 
     def weight(a: int, b: int) -> Any:
-        s = transform.to(torch.float64)
+        s = transform.to(d.dtype)
         total = s[:, 0, a] * s[:, 0, b]
         for e in range(1, dims):
             total = total + s[:, e, a] * s[:, e, b]
-        return total[:, None]
+        return (total if a == b else 2 * total)[:, None, None, None]
 
-    trace = zero
-    if channels:
-        for a in range(dims):
-            trace = trace + weight(a, a) * moment(a, a)
-        for a in range(dims):
-            for b in range(a + 1, dims):
-                trace = trace + 2 * (weight(a, b) * moment(a, b))
+    for a in range(dims):
+        row = weight(a, a) * d[:, a]
+        for b in range(a + 1, dims):
+            row = row + weight(a, b) * d[:, b]
+        q = q + d[:, a] * row
     for c in range(dims, channels):
-        trace = trace + moment(c, c)
-    return (torch.where(trace < 0, 0.0, trace) / max(count, 1)).to(torch.float32)
+        q = q + d[:, c] * d[:, c]
+    return q
 
 
 FRAMES = Op(
@@ -206,9 +273,20 @@ JOINTS = Op(
     reference=_reference_joints,
     autocast=True,
 )
+BOTH = Op(
+    name="frame_and_joint_motion",
+    stem="motion",
+    schema="(Tensor x, Tensor? frames, Tensor? joints, Tensor? transform, bool replicate) -> (Tensor, Tensor)",
+    check=_check,
+    allocate=_allocate_both,
+    native=_native_both,
+    reference=_reference_both,
+    autocast=True,
+)
 
 if HAVE_TORCH:
     from asma_fast.ops._torch import register
 
     register(FRAMES)
     register(JOINTS)
+    register(BOTH)

@@ -70,19 +70,38 @@ class Masking:
         seed, ids
             As in :func:`asma_fast.ops.sample_joints`.
         """
-        if self.dropped_joints == 0:
-            return view
-        kept = ops.sample_joints(self._weights(clip, view), self.dropped_joints, seed=seed, ids=ids)
-        return view.then(View(joints=kept))
+        return self._without_joints(clip, view, None, seed, ids)
 
     def temporal(self, clip: torch.Tensor, view: View, *, seed: int, ids: torch.Tensor) -> View:
         """``view`` without the masked frames; arguments as for :meth:`spatial`."""
+        return self._without_frames(clip, view, None, seed, ids)
+
+    def both(self, clip: torch.Tensor, view: View, *, seed: int, ids: torch.Tensor) -> tuple[View, View]:
+        """:meth:`spatial` and :meth:`temporal` of one view; where both go by its motion, in one pass over the clip."""
+        frames = joints = None
+        by_motion = self.joints in ("high", "low") and self.config.joint_weight == "motion"
+        if by_motion and self.frames in ("high", "low") and self.config.score_on == "view":
+            frames, joints = ops.frame_and_joint_motion(clip, view=view, last=self.config.last)
+        spatial = self._without_joints(clip, view, joints, seed, ids)
+        return spatial, self._without_frames(clip, view, frames, seed, ids)
+
+    def _without_joints(
+        self, clip: torch.Tensor, view: View, motion: torch.Tensor | None, seed: int, ids: torch.Tensor
+    ) -> View:
+        if self.dropped_joints == 0:
+            return view
+        kept = ops.sample_joints(self._weights(clip, view, motion), self.dropped_joints, seed=seed, ids=ids)
+        return view.then(View(joints=kept))
+
+    def _without_frames(
+        self, clip: torch.Tensor, view: View, scores: torch.Tensor | None, seed: int, ids: torch.Tensor
+    ) -> View:
         length = clip.shape[2] if view.frames is None else view.frames.shape[1]
         ranked, extra = self.dropped_frames(length)
         if ranked + extra == 0:
             return view
         kept = ops.sample_frames(
-            self._scores(clip, view, length),
+            self._scores(clip, view, length) if scores is None else scores,
             ranked,
             remove="low" if self.frames == "low" else "high",
             random_drop=extra,
@@ -91,13 +110,14 @@ class Masking:
         )
         return view.then(View(frames=kept))
 
-    def _weights(self, clip: torch.Tensor, view: View) -> torch.Tensor:
+    def _weights(self, clip: torch.Tensor, view: View, motion: torch.Tensor | None) -> torch.Tensor:
         if self.joints == "random":
             return clip.new_ones(len(self.skeleton))
         power = self.config.joint_exponent if self.joints == "high" else -self.config.joint_exponent
         if self.config.joint_weight == "degree":
             return torch.as_tensor(self.skeleton.degree, dtype=torch.float32, device=clip.device).pow(power)
-        motion: torch.Tensor = ops.joint_motion(clip, view=view)
+        if motion is None:
+            motion = ops.joint_motion(clip, view=view)
         mean = motion.mean(1, keepdim=True)
         # A joint that rests would weigh nothing, or without end; a clip at rest has no high and low joints.
         return torch.where(mean > 0, motion / mean, torch.ones_like(motion)).clamp(min=0.01).pow(power)

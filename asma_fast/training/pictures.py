@@ -47,9 +47,8 @@ def losses_of(
     lost = {}
     for encoder in encoders:
         masking = Masking.of(encoder, config, skeleton)
-        spatial = masking.spatial(batch, View(), seed=seed, ids=ids).joints
-        temporal = masking.temporal(batch, View(), seed=seed, ids=ids).frames
-        lost[encoder] = Loss(_missing(spatial, clip.shape[2]), _missing(temporal, clip.shape[1]))
+        spatial, temporal = masking.both(batch, View(), seed=seed, ids=ids)
+        lost[encoder] = Loss(_missing(spatial.joints, clip.shape[2]), _missing(temporal.frames, clip.shape[1]))
     return lost
 
 

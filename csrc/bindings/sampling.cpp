@@ -45,11 +45,16 @@ void sample_joints(const Array& weights, std::int64_t drop, const Array& seed, c
     const auto key = static_cast<std::uint64_t>(*seed.data<const std::int64_t>("seed"));
     const auto* clip_ids = ids.data<const std::int64_t>("ids");
     auto* out = kept.data<std::int32_t>("kept");
+    std::vector<std::int64_t> shared(static_cast<std::size_t>(step ? 0 : joints));
+    if (!step) cpu::integer_weights(rows, joints, shared.data());
     parallel_for(ids.size(0), clips_together, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<std::int64_t> scratch(static_cast<std::size_t>(joints));
-        for (std::int64_t n = begin; n < end; ++n)
-            cpu::sample_joints(rows + n * step, joints, drop, key, static_cast<std::uint64_t>(clip_ids[n]),
-                               scratch.data(), out + n * (joints - drop));
+        cpu::SamplingScratch scratch(joints);
+        std::vector<std::int64_t> own(static_cast<std::size_t>(step ? joints : 0));
+        for (std::int64_t n = begin; n < end; ++n) {
+            if (step) cpu::integer_weights(rows + n * step, joints, own.data());
+            cpu::sample_joints(step ? own.data() : shared.data(), joints, drop, key,
+                               static_cast<std::uint64_t>(clip_ids[n]), scratch, out + n * (joints - drop));
+        }
     });
 }
 
@@ -63,7 +68,9 @@ void sample_frames(const Array& scores, std::int64_t drop, bool high, std::int64
         throw py::value_error("drop and random_drop must together be at most the " + std::to_string(frames) +
                               " frames");
     check_draw(seed, ids, kept, scores.size(0), frames - drop - random_drop);
-    for (std::int64_t i = 0; i < scores.count(); ++i)
+    bool wrong = false;
+    for (std::int64_t i = 0; i < scores.count(); ++i) wrong |= rows[i] != rows[i];
+    for (std::int64_t i = 0; wrong; ++i)
         if (std::isnan(rows[i]))
             throw py::value_error("scores must not be NaN, got NaN at (" + std::to_string(i / frames) + ", " +
                                   std::to_string(i % frames) + ")");
@@ -71,12 +78,10 @@ void sample_frames(const Array& scores, std::int64_t drop, bool high, std::int64
     const auto* clip_ids = ids.data<const std::int64_t>("ids");
     auto* out = kept.data<std::int32_t>("kept");
     parallel_for(scores.size(0), clips_together, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<cpu::RankedFrame> scratch(static_cast<std::size_t>(frames));
-        std::vector<std::int64_t> remaining(static_cast<std::size_t>(frames));
+        cpu::SamplingScratch scratch(frames);
         for (std::int64_t n = begin; n < end; ++n)
             cpu::sample_frames(rows + n * frames, frames, drop, high, random_drop, key,
-                               static_cast<std::uint64_t>(clip_ids[n]), scratch.data(), remaining.data(),
-                               out + n * kept.size(1));
+                               static_cast<std::uint64_t>(clip_ids[n]), scratch, out + n * kept.size(1));
     });
 }
 

@@ -4,17 +4,68 @@
 #include "cpu/simd.hpp"
 #include "cpu/transform_joint.hpp"
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace asma::cpu::ASMA_ISA {
 namespace {
 
-// One output frame, joint by joint.
-template <int fixed_dims, int fixed_channels> inline void gather_frame(const GatherViewParams<real>& p,
-                                                                       const real* frame, const std::int32_t* joints,
-                                                                       const real* transform, real* out) {
-    const std::int64_t channels = fixed_channels < 0 ? p.channels : fixed_channels;
-    for (std::int64_t v = 0; v < p.joints; ++v, out += channels)
-        transform_joint<fixed_dims, fixed_channels>(frame + (joints ? joints[v] : v) * p.x_joint, p.x_channel, out,
-                                                    transform, p.view.dims, p.channels);
+typedef real Real4 __attribute__((vector_size(4 * sizeof(real))));
+typedef real Real4Unaligned __attribute__((vector_size(4 * sizeof(real)), may_alias, aligned(sizeof(real))));
+
+// The three coordinates of a joint; the fourth lane is nothing's.
+template <bool dense> inline void take(const real* joint, std::int64_t stride, Real4& coordinates) {
+#if defined(__AVX__)
+    if (dense) {
+        coordinates = _mm_maskload_ps(joint, _mm_setr_epi32(-1, -1, -1, 0));
+        return;
+    }
+#endif
+    coordinates = Real4{joint[0], joint[stride], joint[2 * stride], 0};
+}
+
+// One output frame of three channels. Every joint is stored as four numbers, of which the next one's overwrite the
+// last; the frame's last joint as three, since the next frame may be another thread's.
+template <bool dense, bool turned> inline void gather_triples(const GatherViewParams<real>& p, const real* frame,
+                                                              const std::int32_t* joints, const real* transform,
+                                                              real* out) {
+    Real4 columns[3]{};
+    if (turned)
+        for (int c = 0; c < 3; ++c) columns[c] = Real4{transform[c], transform[3 + c], transform[6 + c], 0};
+    const auto read = [&](std::int64_t v, Real4& value) {
+        const real* joint = frame + (joints ? joints[v] : v) * p.x_joint;
+        if (turned)
+            value = joint[0] * columns[0] + joint[p.x_channel] * columns[1] + joint[2 * p.x_channel] * columns[2];
+        else
+            take<dense>(joint, p.x_channel, value);
+    };
+    Real4 value;
+    for (std::int64_t v = 0; v + 1 < p.joints; ++v) {
+        read(v, value);
+        *reinterpret_cast<Real4Unaligned*>(out + 3 * v) = value;
+    }
+    if (p.joints == 0) return;
+    read(p.joints - 1, value);
+    for (int c = 0; c < 3; ++c) out[3 * (p.joints - 1) + c] = value[c];
+}
+
+// One output frame of any number of channels.
+inline void gather_frame(const GatherViewParams<real>& p, const real* frame, const std::int32_t* joints,
+                         const real* transform, real* out) {
+    for (std::int64_t v = 0; v < p.joints; ++v, out += p.channels)
+        transform_joint(frame + (joints ? joints[v] : v) * p.x_joint, p.x_channel, out, transform, p.view.dims,
+                        p.channels);
+}
+
+// Copies of at least a vector's length, by vectors of which the last two overlap.
+inline void copy(const real* from, real* to, std::int64_t count) {
+    if (count < lanes) {
+        for (std::int64_t i = 0; i < count; ++i) to[i] = from[i];
+        return;
+    }
+    for (std::int64_t i = 0; i + lanes < count; i += lanes) store(to + i, load(from + i));
+    store(to + count - lanes, load(from + count - lanes));
 }
 
 }  // namespace
@@ -22,22 +73,31 @@ template <int fixed_dims, int fixed_channels> inline void gather_frame(const Gat
 void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64_t end) {
     const ViewMaps<real>& view = p.view;
     // A frame of x that lies as the output does is copied at once.
-    const bool whole_frames = view.dims == 0 && p.x_channel == 1 && p.x_joint == p.channels;
-    for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t t = item % p.frames, row = item / p.frames, m = row % p.bodies, n = row / p.bodies;
-        const std::int64_t frame = view.frames ? view.frames[n * view.frames_stride + t] : t;
+    const bool whole_frames = view.dims == 0 && !view.joints && p.x_channel == 1 && p.x_joint == p.channels;
+    const bool triples = p.channels == 3 && view.dims != 2;
+    const std::int64_t size = p.joints * p.channels;
+    for (std::int64_t item = begin; item < end;) {
+        const std::int64_t row = item / p.frames, m = row % p.bodies, n = row / p.bodies, first = item % p.frames;
+        const std::int64_t last = first + (end - item) < p.frames ? first + (end - item) : p.frames;
+        const std::int32_t* frames = view.frames ? view.frames + n * view.frames_stride : nullptr;
         const std::int32_t* joints = view.joints ? view.joints + n * view.joints_stride : nullptr;
         const real* transform = view.transform + n * view.transform_stride;
-        const real* source = p.x + n * p.x_clip + m * p.x_body + frame * p.x_frame;
-        real* out = p.out + item * p.joints * p.channels;
-        if (whole_frames && !joints)
-            __builtin_memcpy(out, source, static_cast<std::size_t>(p.joints * p.channels) * sizeof(real));
-        else if (p.channels == 3 && view.dims == 3)
-            gather_frame<3, 3>(p, source, joints, transform, out);
-        else if (p.channels == 3 && view.dims == 0)
-            gather_frame<0, 3>(p, source, joints, transform, out);
-        else
-            gather_frame<-1, -1>(p, source, joints, transform, out);
+        const real* body = p.x + n * p.x_clip + m * p.x_body;
+        real* out = p.out + item * size;
+        item += last - first;
+        for (std::int64_t t = first; t < last; ++t, out += size) {
+            const real* source = body + (frames ? frames[t] : t) * p.x_frame;
+            if (whole_frames)
+                copy(source, out, size);
+            else if (!triples)
+                gather_frame(p, source, joints, transform, out);
+            else if (view.dims)
+                gather_triples<false, true>(p, source, joints, transform, out);
+            else if (p.x_channel == 1)
+                gather_triples<true, false>(p, source, joints, transform, out);
+            else
+                gather_triples<false, false>(p, source, joints, transform, out);
+        }
     }
 }
 

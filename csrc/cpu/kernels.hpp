@@ -14,17 +14,16 @@
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
     KERNEL(add_sums_grad, AddSumsGradParams)                        \
     KERNEL(dropout, DropoutParams)                                  \
-    KERNEL(frame_motion, MotionParams)                              \
     KERNEL(gather_view, GatherViewParams)                           \
     KERNEL(gather_view_backward, GatherViewBackwardParams)          \
     KERNEL(graph_conv, GraphConvParams)                             \
     KERNEL(graph_conv_backward, GraphConvBackwardParams)            \
-    KERNEL(joint_motion, MotionParams)                              \
+    KERNEL(moments, MomentsParams)                                  \
+    KERNEL(motion, MotionParams)                                    \
     KERNEL(nested_backward_weight, TemporalConvWeightParams)        \
     KERNEL(nested_conv, TemporalConvParams)                         \
     KERNEL(nested_merge, TemporalConvMergeParams)                   \
     KERNEL(nested_pack, TemporalConvPackParams)                     \
-    KERNEL(moments, MomentsParams)                                  \
     KERNEL(temporal_conv, TemporalConvParams)                       \
     KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \

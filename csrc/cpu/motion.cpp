@@ -2,8 +2,8 @@
 // type, everything after them in float64, one stated order of summation (asma_fast/ops/motion.py has it), and no
 // contraction to FMA (CMake compiles this source with -ffp-contract=off).
 //
-// Speed comes from what may run side by side without touching that order: the six moments of one joint's three
-// coordinates, and two frames.
+// Each frame of the view is laid out once, channel by channel, so that successive joints are successive lanes; the
+// squared change of a joint from frame to frame then goes into the frame's sums, the joint's, or both.
 #include "cpu/motion.hpp"
 
 #include "cpu/simd.hpp"
@@ -15,177 +15,252 @@
 namespace asma::cpu::ASMA_ISA {
 namespace {
 
-typedef double Double4 __attribute__((vector_size(4 * sizeof(double))));
+constexpr int wide_lanes = ASMA_VECTOR_BYTES / 8, parts = motion_lanes / wide_lanes;
+
+typedef double Wide __attribute__((vector_size(ASMA_VECTOR_BYTES), may_alias, aligned(8)));
+typedef std::int64_t WideBits __attribute__((vector_size(ASMA_VECTOR_BYTES)));
+typedef real Narrow __attribute__((vector_size(wide_lanes * sizeof(real)), may_alias, aligned(sizeof(real))));
 typedef real Real4 __attribute__((vector_size(4 * sizeof(real))));
+typedef real Real4Unaligned __attribute__((vector_size(4 * sizeof(real)), may_alias, aligned(sizeof(real))));
 
-// The moments of the first three coordinates: G's diagonal, and its products ab, bc, ca. The fourth lane idles.
-struct Moments {
-    Double4 squares, products;
-};
-
-// GCC 12 makes four instructions of the conversion and five of the load; AVX has one for each.
-#if defined(__AVX__)
-inline void widen(const __m128& value, Double4& wide) {
+// GCC 12 makes several instructions of the conversion; AVX has one for each width (and GCC 12 a false warning for the
+// unmasked one of 512 bits).
+inline void widen(const Narrow& value, Wide& wide) {
+#if defined(__AVX512F__)
+    wide = _mm512_maskz_cvtps_pd(0xFF, value);
+#elif defined(__AVX__)
     wide = _mm256_cvtps_pd(value);
-}
 #else
-inline void widen(const Real4& value, Double4& wide) {
-    wide = __builtin_convertvector(value, Double4);
-}
+    wide = __builtin_convertvector(value, Wide);
 #endif
+}
 
-template <bool dense> inline void take(const real* joint, std::int64_t stride, Real4& coordinates) {
+// ---- a frame's joints, channel by channel ----
+
+// Eight joints of three successive coordinates.
+inline void deinterleave(const real* joints, real* out, std::int64_t plane) {
+#if defined(__AVX512F__)
+    typedef float Float8 __attribute__((vector_size(32), may_alias, aligned(4)));
+    const auto a = (Vec)_mm512_loadu_ps(joints), b = (Vec)_mm512_loadu_ps(joints + 8);
+    *reinterpret_cast<Float8*>(out) = __builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 26, 29);
+    *reinterpret_cast<Float8*>(out + plane) = __builtin_shufflevector(a, b, 1, 4, 7, 10, 13, 24, 27, 30);
+    *reinterpret_cast<Float8*>(out + 2 * plane) = __builtin_shufflevector(a, b, 2, 5, 8, 11, 14, 25, 28, 31);
+#elif defined(__AVX2__)
+    const __m256 a = _mm256_loadu_ps(joints), b = _mm256_loadu_ps(joints + 8), c = _mm256_loadu_ps(joints + 16);
+    const __m256 x = _mm256_blend_ps(_mm256_blend_ps(a, b, 0b10010010), c, 0b00100100);
+    const __m256 y = _mm256_blend_ps(_mm256_blend_ps(a, b, 0b00100100), c, 0b01001001);
+    const __m256 z = _mm256_blend_ps(_mm256_blend_ps(a, b, 0b01001001), c, 0b10010010);
+    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5)));
+    _mm256_storeu_ps(out + plane, _mm256_permutevar8x32_ps(y, _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6)));
+    _mm256_storeu_ps(out + 2 * plane, _mm256_permutevar8x32_ps(z, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7)));
+#else
+    for (int v = 0; v < 8; ++v)
+        for (int c = 0; c < 3; ++c) out[c * plane + v] = joints[3 * v + c];
+#endif
+}
+
+inline void take_three(const real* joint, Real4& coordinates) {
 #if defined(__AVX__)
-    if (dense) {
-        coordinates = _mm_maskload_ps(joint, _mm_setr_epi32(-1, -1, -1, 0));
+    coordinates = _mm_maskload_ps(joint, _mm_setr_epi32(-1, -1, -1, 0));
+#else
+    coordinates = Real4{joint[0], joint[1], joint[2], 0};
+#endif
+}
+
+// Four joints of three successive coordinates, each wherever it is.
+inline void transpose(const real* const joints[4], real* out, std::int64_t plane) {
+    Real4 a, b, c, d;
+    take_three(joints[0], a), take_three(joints[1], b), take_three(joints[2], c), take_three(joints[3], d);
+    const Real4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    const Real4 ab_last = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+                cd_last = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    *reinterpret_cast<Real4Unaligned*>(out) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    *reinterpret_cast<Real4Unaligned*>(out + plane) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    *reinterpret_cast<Real4Unaligned*>(out + 2 * plane) = __builtin_shufflevector(ab_last, cd_last, 0, 1, 4, 5);
+}
+
+template <int stride> inline void copy_strided(const real* __restrict from, real* __restrict out, std::int64_t count) {
+    for (std::int64_t v = 0; v < count; ++v) out[v] = from[v * stride];
+}
+
+inline bool dense_triples(const MotionParams<real>& p) {
+    return !p.view.joints && p.channels == 3 && p.x_channel == 1 && p.x_joint == 3;
+}
+
+// Joints [0, count) of one body in one frame, or those that `joints` names.
+inline void lay_out(const MotionParams<real>& p, const real* frame, const std::int32_t* joints, std::int64_t count,
+                    std::int64_t plane, real* out) {
+    const bool triples = p.channels == 3 && p.x_channel == 1;
+    std::int64_t v = 0;
+    if (triples) {
+        for (; v + 4 <= count; v += 4) {
+            const real* four[4];
+            for (int i = 0; i < 4; ++i) four[i] = frame + (joints ? joints[v + i] : v + i) * p.x_joint;
+            transpose(four, out + v, plane);
+        }
+    } else if (!joints && (p.x_joint == 1 || p.x_joint == 2)) {
+        for (std::int64_t c = 0; c < p.channels; ++c) {
+            const real* from = frame + c * p.x_channel;
+            p.x_joint == 1 ? copy_strided<1>(from, out + c * plane, count)
+                           : copy_strided<2>(from, out + c * plane, count);
+        }
         return;
     }
-#endif
-    coordinates = Real4{joint[0], joint[stride], joint[2 * stride], 0};
-}
-
-// Without a transform only the diagonal is asked for.
-template <bool with_products> inline void add(Moments& sums, const Real4& difference) {
-    Double4 d;
-    widen(difference, d);
-    sums.squares += d * d;
-    if (with_products) {
-        const Double4 turned{d[1], d[2], d[0], 0.0};
-        sums.products += d * turned;
+    for (; v < count; ++v) {
+        const real* joint = frame + (joints ? joints[v] : v) * p.x_joint;
+        for (std::int64_t c = 0; c < p.channels; ++c) out[c * plane + v] = joint[c * p.x_channel];
     }
 }
 
-// One moment: Σ over bodies, then steps, of d[a]·d[b], where `at(body, step, end)` points to the joint before (end 0)
-// or after (end 1) the step.
-template <class At>
-inline double moment(std::int64_t bodies, std::int64_t steps, std::int64_t a, std::int64_t b, const At& at) {
-    double total = 0;
-    for (std::int64_t m = 0; m < bodies; ++m)
-        for (std::int64_t i = 0; i < steps; ++i) {
-            const real *from = at(m, i, 0), *to = at(m, i, 1);
-            const real first = to[a] - from[a], second = to[b] - from[b];
-            total += static_cast<double>(first) * static_cast<double>(second);
-        }
-    return total;
-}
+// ---- scores ----
 
-// Entry ab of W = SᵀS, for the transform of one clip.
-inline double weight(const real* transform, std::int64_t dims, std::int64_t a, std::int64_t b) {
-    double total = static_cast<double>(transform[a]) * static_cast<double>(transform[b]);
-    for (std::int64_t e = 1; e < dims; ++e)
-        total += static_cast<double>(transform[e * dims + a]) * static_cast<double>(transform[e * dims + b]);
-    return total;
-}
-
-inline bool has_vector_part(const MotionParams<real>& p) {
-    return p.view.dims == 3 || (p.view.dims == 0 && p.channels >= 3);
-}
-
-// tr(S G Sᵀ) / count of one work item. `sums` holds the first three coordinates' moments where has_vector_part().
-template <class At> inline float score(const MotionParams<real>& p, std::int64_t clip, const Moments& sums,
-                                       std::int64_t steps, const At& at) {
-    const std::int64_t dims = p.view.dims, stride = p.x_channel;
-    const real* s = p.view.transform + clip * p.view.transform_stride;
-    double trace = 0;
-    std::int64_t done = dims;
-    if (has_vector_part(p)) {
-        done = 3;
-        for (int a = 0; a < 3; ++a) trace += dims ? weight(s, 3, a, a) * sums.squares[a] : sums.squares[a];
-        if (dims) {
-            trace += 2 * (weight(s, 3, 0, 1) * sums.products[0]);
-            trace += 2 * (weight(s, 3, 0, 2) * sums.products[2]);
-            trace += 2 * (weight(s, 3, 1, 2) * sums.products[1]);
-        }
-    } else if (dims == 2) {
-        trace += weight(s, 2, 0, 0) * moment(p.bodies, steps, 0, 0, at);
-        trace += weight(s, 2, 1, 1) * moment(p.bodies, steps, stride, stride, at);
-        trace += 2 * (weight(s, 2, 0, 1) * moment(p.bodies, steps, 0, stride, at));
+// The squared change q of one lane's joint, for weights U: the upper triangle of W = SᵀS, off its diagonal doubled.
+template <int dims, int fixed_channels> inline void change(const real* before, const real* after, std::int64_t plane,
+                                                           std::int64_t channels, const double* weights, Wide& q) {
+    const auto difference = [&](std::int64_t c, Wide& d) {
+        widen(
+            *reinterpret_cast<const Narrow*>(after + c * plane) - *reinterpret_cast<const Narrow*>(before + c * plane),
+            d);
+    };
+    if constexpr (fixed_channels >= 0) channels = fixed_channels;
+    q = Wide{};
+    if constexpr (dims == 2) {
+        Wide a, b;
+        difference(0, a), difference(1, b);
+        q = a * (weights[0] * a + weights[1] * b) + b * (weights[3] * b);
+    } else if constexpr (dims == 3) {
+        Wide a, b, c;
+        difference(0, a), difference(1, b), difference(2, c);
+        q = a * (weights[0] * a + weights[1] * b + weights[2] * c) + b * (weights[3] * b + weights[4] * c) +
+            c * (weights[5] * c);
     }
-    for (std::int64_t c = done; c < p.channels; ++c) trace += moment(p.bodies, steps, c * stride, c * stride, at);
-    const std::int64_t count = p.channels * p.bodies * steps;
-    return static_cast<float>((trace < 0 ? 0 : trace) / static_cast<double>(count > 0 ? count : 1));
+    for (std::int64_t c = dims; c < channels; ++c) {
+        Wide d;
+        difference(c, d);
+        q += d * d;
+    }
 }
 
-// Moments of two successive steps: from the frame at `rows[0]` to `rows[1]`, and from there to `rows[2]`.
-template <bool with_products, bool dense> inline void two_frames(const MotionParams<real>& p,
-                                                                 const std::int32_t* joints, const real* const rows[3],
-                                                                 Moments sums[2]) {
-    Moments first{}, second{};
-    for (std::int64_t m = 0; m < p.bodies; ++m)
-        for (std::int64_t v = 0; v < p.joints; ++v) {
-            const std::int64_t offset = m * p.x_body + (joints ? joints[v] : v) * p.x_joint;
-            Real4 a, b, c;
-            take<dense>(rows[0] + offset, p.x_channel, a);
-            take<dense>(rows[1] + offset, p.x_channel, b);
-            take<dense>(rows[2] + offset, p.x_channel, c);
-            add<with_products>(first, b - a);
-            add<with_products>(second, c - b);
+// One body's step from frame to frame. `row` holds dense triples that are still to be laid out in `after`, or is null.
+template <int dims, int fixed_channels, bool with_frame, bool with_joints>
+inline void add_step(const real* row, const real* before, real* after, std::int64_t plane, std::int64_t count,
+                     std::int64_t channels, const double* weights, const std::int64_t* tail, double* frame,
+                     double* totals) {
+    Wide sums[parts];
+    for (int part = 0; part < parts && with_frame; ++part) sums[part] = reinterpret_cast<const Wide*>(frame)[part];
+    const auto add = [&](std::int64_t v, bool last) {
+        for (int part = 0; part < parts; ++part) {
+            const std::int64_t at = v + part * wide_lanes;
+            Wide q;
+            change<dims, fixed_channels>(before + at, after + at, plane, channels, weights, q);
+            if (last) q = (Wide)((WideBits)q & reinterpret_cast<const WideBits*>(tail)[part]);
+            if (with_frame) sums[part] += q;
+            if (with_joints) *reinterpret_cast<Wide*>(totals + at) += q;
         }
-    sums[0] = first;
-    sums[1] = second;
+    };
+    std::int64_t v = 0;
+    for (; v + motion_lanes <= count; v += motion_lanes) {
+        if (row) deinterleave(row + 3 * v, after + v, plane);
+        add(v, false);
+    }
+    if (v < count) {
+        for (std::int64_t i = v; i < count && row; ++i)
+            for (std::int64_t c = 0; c < 3; ++c) after[c * plane + i] = row[3 * i + c];
+        add(v, true);
+    }
+    for (int part = 0; part < parts && with_frame; ++part) reinterpret_cast<Wide*>(frame)[part] = sums[part];
+}
+
+inline float mean(double total, std::int64_t count) {
+    return static_cast<float>((total < 0 ? 0 : total) / static_cast<double>(count > 0 ? count : 1));
+}
+
+inline double merge(const double* s) {
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+inline void weights_of(const real* s, std::int64_t dims, double weights[6]) {
+    for (std::int64_t a = 0, i = 0; a < dims; ++a, i = 3)
+        for (std::int64_t b = a; b < dims; ++b) {
+            double total = static_cast<double>(s[a]) * static_cast<double>(s[b]);
+            for (std::int64_t e = 1; e < dims; ++e)
+                total += static_cast<double>(s[e * dims + a]) * static_cast<double>(s[e * dims + b]);
+            weights[a == 2 ? 5 : i + b - a] = a == b ? total : 2 * total;
+        }
+}
+
+// Steps [first, last) of clip n over joints [from, from + count).
+template <int dims, int fixed_channels, bool with_frame, bool with_joints>
+inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t first, std::int64_t last, std::int64_t from,
+                  std::int64_t count) {
+    const std::int32_t* frames = p.view.frames ? p.view.frames + n * p.view.frames_stride : nullptr;
+    const std::int32_t* joints = p.view.joints ? p.view.joints + n * p.view.joints_stride + from : nullptr;
+    const real* x = p.x + n * p.x_clip + (joints ? 0 : from * p.x_joint);
+    const std::int64_t plane = (count + motion_lanes - 1) / motion_lanes * motion_lanes;
+    double weights[6]{};
+    weights_of(p.view.transform + n * p.view.transform_stride, dims, weights);
+    alignas(64) std::int64_t tail[motion_lanes];
+    for (int lane = 0; lane < motion_lanes; ++lane) tail[lane] = plane - motion_lanes + lane < count ? -1 : 0;
+    if (with_frame)
+        for (std::int64_t i = 0; i < (last - first) * motion_lanes; ++i) p.frame_totals[i] = 0;
+    if (with_joints)
+        for (std::int64_t v = 0; v < plane; ++v) p.joint_totals[v] = 0;
+    const bool triples = dense_triples(p);
+    for (std::int64_t m = 0; m < p.bodies && first < last; ++m) {
+        const auto row = [&](std::int64_t t) { return x + m * p.x_body + (frames ? frames[t] : t) * p.x_frame; };
+        real *before = p.rows, *after = p.rows + p.channels * plane;
+        lay_out(p, row(first), joints, count, plane, before);
+        for (std::int64_t t = first; t < last; ++t) {
+            const real* next = row(t + 1);
+            if (!triples) lay_out(p, next, joints, count, plane, after);
+            add_step<dims, fixed_channels, with_frame, with_joints>(
+                triples ? next : nullptr, before, after, plane, count, p.channels, weights, tail,
+                p.frame_totals + (t - first) * motion_lanes, p.joint_totals);
+            real* free = before;
+            before = after, after = free;
+        }
+    }
+    if (with_frame)
+        for (std::int64_t t = first; t < last; ++t)
+            p.frame_out[n * p.frames + t] =
+                mean(merge(p.frame_totals + (t - first) * motion_lanes), p.channels * p.bodies * count);
+    if (with_joints)
+        for (std::int64_t v = 0; v < count; ++v)
+            p.joint_out[n * p.joints + from + v] = mean(p.joint_totals[v], p.channels * p.bodies * (last - first));
+}
+
+template <int dims, int fixed_channels>
+inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t piece) {
+    const std::int64_t steps = p.frames > 0 ? p.frames - 1 : 0;
+    if (!p.frame_out) {
+        const std::int64_t from = piece * p.piece, rest = p.joints - from;
+        score<dims, fixed_channels, false, true>(p, n, 0, steps, from, rest < p.piece ? rest : p.piece);
+        return;
+    }
+    std::int64_t first = piece * p.piece, end = first + p.piece < p.frames ? first + p.piece : p.frames;
+    const std::int64_t last = end < steps ? end : steps;
+    if (end == p.frames && p.replicate && first == steps && first > 0) --first;  // the step that is repeated
+    if (p.joint_out)
+        score<dims, fixed_channels, true, true>(p, n, first, last, 0, p.joints);
+    else
+        score<dims, fixed_channels, true, false>(p, n, first, last, 0, p.joints);
+    float* out = p.frame_out + n * p.frames;
+    if (end == p.frames && end > 0) out[steps] = p.replicate && steps > 0 ? out[steps - 1] : 0;
 }
 
 }  // namespace
 
-void frame_motion(const MotionParams<real>& p, std::int64_t begin, std::int64_t end) {
-    const ViewMaps<real>& view = p.view;
-    for (std::int64_t item = begin; item < end;) {
-        const std::int64_t n = item / p.frames;
-        std::int64_t t = item % p.frames;
-        const bool last = t == p.frames - 1;
-        if (last && (t == 0 || !p.replicate)) {
-            p.out[item++] = 0;
-            continue;
-        }
-        t -= last;
-        const bool two = !last && t + 2 < p.frames && item + 1 < end;
-        const std::int32_t* frames = view.frames ? view.frames + n * view.frames_stride : nullptr;
-        const std::int32_t* joints = view.joints ? view.joints + n * view.joints_stride : nullptr;
-        const real* rows[3];
-        for (int i = 0; i < 3; ++i) {
-            const std::int64_t at = t + (i == 2 && !two ? 1 : i);
-            rows[i] = p.x + n * p.x_clip + (frames ? frames[at] : at) * p.x_frame;
-        }
-        Moments sums[2]{};
-        if (has_vector_part(p)) {
-            const bool dense = p.x_channel == 1;
-            if (view.dims)
-                dense ? two_frames<true, true>(p, joints, rows, sums) : two_frames<true, false>(p, joints, rows, sums);
-            else
-                dense ? two_frames<false, true>(p, joints, rows, sums)
-                      : two_frames<false, false>(p, joints, rows, sums);
-        }
-        for (int i = 0; i <= static_cast<int>(two); ++i)
-            p.out[item++] = score(p, n, sums[i], p.joints, [&](std::int64_t m, std::int64_t v, int end_of_step) {
-                return rows[i + end_of_step] + m * p.x_body + (joints ? joints[v] : v) * p.x_joint;
-            });
-    }
-}
-
-void joint_motion(const MotionParams<real>& p, std::int64_t begin, std::int64_t end) {
-    const ViewMaps<real>& view = p.view;
-    const std::int64_t steps = p.frames > 0 ? p.frames - 1 : 0;
+void motion(const MotionParams<real>& p, std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t n = item / p.joints, v = item % p.joints;
-        const std::int32_t* frames = view.frames ? view.frames + n * view.frames_stride : nullptr;
-        const std::int32_t* joints = view.joints ? view.joints + n * view.joints_stride : nullptr;
-        const real* joint = p.x + n * p.x_clip + (joints ? joints[v] : v) * p.x_joint;
-        const auto at = [&](std::int64_t m, std::int64_t t, int end_of_step) {
-            t += end_of_step;
-            return joint + m * p.x_body + (frames ? frames[t] : t) * p.x_frame;
-        };
-        Moments sums{};
-        if (has_vector_part(p) && steps > 0)
-            for (std::int64_t m = 0; m < p.bodies; ++m) {
-                Real4 before, after;
-                take<false>(at(m, 0, 0), p.x_channel, before);
-                for (std::int64_t t = 0; t < steps; ++t) {
-                    take<false>(at(m, t, 1), p.x_channel, after);
-                    add<true>(sums, after - before);
-                    before = after;
-                }
-            }
-        p.out[item] = score(p, n, sums, steps, at);
+        const std::int64_t n = item / p.pieces, piece = item % p.pieces;
+        if (p.channels == 3 && p.view.dims != 2)
+            p.view.dims ? score<3, 3>(p, n, piece) : score<0, 3>(p, n, piece);
+        else if (p.view.dims == 3)
+            score<3, -1>(p, n, piece);
+        else if (p.view.dims == 2)
+            score<2, -1>(p, n, piece);
+        else
+            score<0, -1>(p, n, piece);
     }
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from asma_fast.nn import Projector, barlow_twins_loss
 
@@ -49,6 +51,30 @@ def test_float32_is_as_exact_as_the_definition_in_float32(n: int, d: int) -> Non
     ours = barlow_twins_loss(*pair(n, d, torch.float32), 0.01)
     floor = 8 * torch.finfo(torch.float32).eps * exact
     assert abs(ours.double() - exact) <= torch.maximum(2 * abs(plain.double() - exact), floor)
+
+
+class LargestResult(TorchDispatchMode):
+    """The size of the largest tensor that any operation gave, forward or backward."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize(("n", "d"), [(8, 17), (16, 200), (2, 300)])
+def test_no_matrix_of_features_by_features_is_built(n: int, d: int) -> None:
+    ours, theirs = pair(n, d), pair(n, d)
+    with LargestResult() as ours_seen:
+        barlow_twins_loss(*ours).backward()
+    with LargestResult() as theirs_seen:
+        definition(*theirs, 0.1).backward()
+    assert theirs_seen.elements >= d * d
+    assert ours_seen.elements <= max(n * d, n * n)
 
 
 def test_the_loss_of_a_batch_is_the_loss_of_its_gathered_parts() -> None:

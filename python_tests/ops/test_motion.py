@@ -15,12 +15,13 @@ from contract import (
     native_array,
     opcheck,
     pairwise,
+    to_tensors,
     variants,
 )
 
 from asma_fast import View
 from asma_fast._backends import native
-from asma_fast.ops import frame_motion, gather_view, joint_motion
+from asma_fast.ops import frame_and_joint_motion, frame_motion, gather_view, joint_motion
 
 IMPLEMENTATIONS = implementations()
 OPS = [frame_motion, joint_motion]
@@ -72,6 +73,60 @@ def test_bits_do_not_depend_on_implementation_or_instruction_set(op):
             with instruction_set(isa), guarded_outputs():
                 result = op(x, view=view, impl="cpu")
             assert_bitwise(result, expected, what=f"{isa} {shape}")
+
+
+def test_one_pass_gives_the_bits_of_the_two_ops():
+    for shape in SHAPES:
+        x, view = _case(shape)
+        for last in ("replicate", "zero"):
+            expected = frame_motion(x, view=view, last=last), joint_motion(x, view=view)
+            for impl in ("reference", "numba"):
+                result = frame_and_joint_motion(x, view=view, last=last, impl=impl)
+                assert_bitwise(result, expected, what=f"{impl} {shape}")
+            for isa in instruction_sets():
+                with instruction_set(isa), guarded_outputs():
+                    result = frame_and_joint_motion(x, view=view, last=last, impl="cpu")
+                assert_bitwise(result, expected, what=f"{isa} {shape}")
+    tensors = frame_and_joint_motion(torch.from_numpy(x))
+    assert all(isinstance(scores, torch.Tensor) for scores in tensors)
+    assert_bitwise(tensors, frame_and_joint_motion(x))
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+@pytest.mark.parametrize("last", ["replicate", "zero"])
+@pytest.mark.parametrize(("frames", "joints"), [(64, 64), (65, 65), (129, 130), (3, 133)])
+def test_clips_longer_than_a_piece_of_work_give_the_same_bits(isa, last, frames, joints):
+    x, _ = _case({"N": 2, "C": 3, "T": frames, "V": joints, "M": 1})
+    expected = frame_and_joint_motion(x, last=last, impl="reference")
+    with instruction_set(isa), guarded_outputs():
+        assert_bitwise((frame_motion(x, last=last), joint_motion(x)), expected)
+        assert_bitwise(frame_and_joint_motion(x, last=last), expected)
+
+
+def test_a_long_clip_of_few_joints_sums_in_the_stated_order():
+    """The rule in Python's own floats, for numbers whose sum depends on the order."""
+    rng = np.random.default_rng(5)
+    x = (rng.standard_normal((1, 1, 3, 21, 2)) * 10.0 ** rng.integers(-9, 9, (1, 1, 3, 21, 2))).astype(np.float32)
+    d = np.diff(x, axis=2).astype(np.float64)[0, 0]
+    frames = []
+    for step in range(2):
+        s = [0.0] * 8
+        for m in range(2):
+            for v in range(21):
+                s[v % 8] += float(d[step, v, m]) ** 2
+        total = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+        frames.append(np.float32(total / 42))
+    joints = []
+    for v in range(21):
+        total = 0.0
+        for m in range(2):
+            for step in range(2):
+                total += float(d[step, v, m]) ** 2
+        joints.append(np.float32(total / 4))
+    for impl in IMPLEMENTATIONS:
+        by_frame, by_joint = frame_and_joint_motion(x, last="zero", impl=impl)
+        assert by_frame[0].tolist() == [*frames, 0.0]
+        assert by_joint[0].tolist() == joints
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -214,6 +269,17 @@ def test_maps_of_every_layout_give_the_same_bits(op, impl):
 def test_the_registered_ops_take_clips_with_bodies_only():
     with pytest.raises(ValueError, match=r"x must have shape \(N, C, T, V, M\), got \(2, 3, 4, 5\)"):
         torch.ops.asma_fast.joint_motion(torch.zeros(2, 3, 4, 5), None, None, None)
+
+
+def test_the_op_of_both_scores_is_checked_as_the_others_are():
+    x, view = _case({"N": 2, "C": 3, "T": 6, "V": 5, "M": 2})
+    opcheck("frame_and_joint_motion", *to_tensors(x, view.frames, view.joints, view.transform), True)
+    x = torch.from_numpy(x).repeat(40, 1, 1, 1, 1)
+    check_threads_bitwise(lambda: frame_and_joint_motion(x))
+    with pytest.raises(ValueError, match="last must be 'replicate' or 'zero', got 'mean'"):
+        frame_and_joint_motion(x, last="mean")
+    with pytest.raises(ValueError, match=r"x must have shape \(N, C, T, V, M\) or"):
+        frame_and_joint_motion(x[0, 0])
 
 
 @pytest.mark.parametrize("name", ["frame_motion", "joint_motion"])

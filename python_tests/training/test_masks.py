@@ -164,3 +164,17 @@ def test_masks_depend_on_the_clip_not_on_its_batch():
             if a is not None:
                 assert torch.equal(a[5:6], b)
                 assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("encoder", ["hl", "lh", "high-high", "random-low", "low-random", "none-high"])
+@pytest.mark.parametrize("weight", ["degree", "motion"])
+@pytest.mark.parametrize("score_on", ["view", "clip"])
+def test_both_masks_at_once_are_the_two_alone(encoder, weight, score_on):
+    clip = _clip(8)
+    ids = torch.arange(8)
+    view = Augmentation(AugmentConfig(flip=0.5), NTU).view(50, seed=1, ids=ids)
+    masking = Masking.of(encoder, MaskConfig(joint_weight=weight, score_on=score_on), NTU)
+    alone = [mask(clip, view, seed=6, ids=ids) for mask in (masking.spatial, masking.temporal)]
+    for both, one in zip(masking.both(clip, view, seed=6, ids=ids), alone, strict=True):
+        for a, b in zip(both.arrays(), one.arrays(), strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
