@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast._array import Array, channels_last, empty, empty_channels_last
+from asma_fast._array import Array, channels_last, dense, empty, empty_channels_last
 from asma_fast.ops._contract import FLOATS, as_int, check_alike, check_count, check_dtype, check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
 
@@ -157,7 +157,7 @@ def _native(
     groups: int,
     out: Array,
 ) -> None:
-    call_native("temporal_conv", channels_last(x), weight, bias, stride, left, dilation, groups, out)
+    call_native("temporal_conv", channels_last(x), weight, dense(bias), stride, left, dilation, groups, out)
 
 
 def _reference(x: Any, weight: Any, bias: Any, stride: int, left: int, right: int, dilation: int, groups: int) -> Any:

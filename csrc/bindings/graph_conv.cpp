@@ -172,9 +172,10 @@ template <class Real> void pack(const cpu::KernelTable<Real>& kernels, const Rea
                  [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv_pack(p, begin, end); });
 }
 
-// Cuts the workspace of one thread from `reals`, each part at a cache line; with null, only measures it.
-template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, bool backward, Real* reals,
-                                           cpu::GraphConvWorkspace<Real>& work) {
+// Cuts the workspace of one thread from `reals`, each part at a cache line; with null, only measures it. `with_sums`:
+// the backward pass of a result whose sums were taken.
+template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, bool backward, bool with_sums,
+                                           Real* reals, cpu::GraphConvWorkspace<Real>& work) {
     constexpr std::int64_t line = cpu::sum_lanes<Real>;
     std::int64_t used = 0;
     auto take = [&](Real*& part, std::int64_t count) {
@@ -196,6 +197,7 @@ template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, 
     take(work.unscaled, read);
     take(work.gathered_grad, gathered);
     take(work.read_grad, one_frame);
+    take(work.summed_grad, with_sums ? checked_product({p.block, results}) : 0);
     take(work.g_sums, results);
     take(work.adjacency_sums, entries * cpu::sum_lanes<Real>);
     take(work.scale_sums, one_frame);
@@ -204,16 +206,16 @@ template <class Real> std::int64_t lay_out(const cpu::GraphConvParams<Real>& p, 
 }
 
 // Calls body(params with a workspace, begin, end) over [0, items) in pieces of `grain`.
-template <class Real, class Body> void for_pieces(const cpu::GraphConvParams<Real>& p, bool backward,
+template <class Real, class Body> void for_pieces(const cpu::GraphConvParams<Real>& p, bool backward, bool with_sums,
                                                   std::int64_t items, std::int64_t grain, Body&& body) {
     cpu::GraphConvWorkspace<Real> measured{};
-    const std::int64_t reals = lay_out<Real>(p, backward, nullptr, measured);
+    const std::int64_t reals = lay_out<Real>(p, backward, with_sums, nullptr, measured);
     const std::int64_t starts = p.joints * p.parts + 1, entries = p.parts * p.joints * p.joints;
     parallel_for(items, std::max<std::int64_t>(1, grain), [&](std::int64_t begin, std::int64_t end) {
         Scratch<Real> memory(reals);
         Scratch<std::int32_t> lists(2 * (starts + entries));
         cpu::GraphConvParams<Real> piece = p;
-        lay_out<Real>(p, backward, memory.data(), piece.work);
+        lay_out<Real>(p, backward, with_sums, memory.data(), piece.work);
         piece.work.into.starts = lists.data();
         piece.work.into.others = lists.data() + starts;
         if (backward) {
@@ -224,15 +226,27 @@ template <class Real, class Body> void for_pieces(const cpu::GraphConvParams<Rea
     });
 }
 
+// out[i] = Σ_share parts[share, i], in order.
+template <class Real> void merge(const Real* parts, std::int64_t shares, std::int64_t size, Real* out) {
+    parallel_for(size, std::max<std::int64_t>(1, (1 << 15) / shares), [&](std::int64_t begin, std::int64_t end) {
+        if (out != parts) std::copy(parts + begin, parts + end, out + begin);
+        for (std::int64_t share = 1; share < shares; ++share)
+            for (std::int64_t i = begin; i < end; ++i) out[i] += parts[share * size + i];
+    });
+}
+
 void graph_conv(const Array& x, const Array& weight, const Array& adjacency, const Maybe& bias, const Maybe& frames,
                 const Maybe& joints, const Maybe& nodes, const Maybe& transform, const Maybe& scale, const Maybe& shift,
-                const Maybe& pattern, const Array& out) {
+                const Maybe& pattern, const Array& out, const Maybe& sums) {
     const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
         const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
         cpu::GraphConvParams<Real> p = forward_params<Real>(a, out, "out");
         p.out = out.data<Real>("out");
+        check_parameter(sums, {2, p.out_channels}, "sums");
+        double* const sums_out = sums ? sums->data<double>("sums") : nullptr;
+        if (sums_out) std::fill(sums_out, sums_out + sums->count(), 0.0);
         if (out.count() == 0) return;
         Scratch<Real> packed(checked_product({cpu::packed_columns(p.out_channels), p.channels, p.parts}));
         pack<Real>(kernels, weight.data<const Real>("weight"), p.out_channels, p.channels, p.parts,
@@ -241,19 +255,18 @@ void graph_conv(const Array& x, const Array& weight, const Array& adjacency, con
         const std::int64_t blocks = (p.frames + p.block - 1) / p.block;
         // Listing the entries of a graph costs about its size, so a piece should hold several blocks.
         const std::int64_t products = p.block * p.joints * (p.parts * p.channels * p.out_channels + 1);
-        for_pieces<Real>(p, false, p.rows * blocks, piece_products / products,
-                         [&](const cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
+        const std::int64_t items = p.rows * blocks, grain = std::max<std::int64_t>(1, piece_products / products);
+        const std::int64_t pieces = (items + grain - 1) / grain, size = 2 * p.out_channels;
+        Scratch<double> parts(sums_out ? checked_product({pieces, size}) : 0);
+        for_pieces<Real>(p, false, false, items, grain,
+                         [&](cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
+                             if (sums_out) {
+                                 piece.work.sums = parts.data() + begin / grain * size;
+                                 std::fill(piece.work.sums, piece.work.sums + size, 0.0);
+                             }
                              kernels.graph_conv(piece, begin, end);
                          });
-    });
-}
-
-// out[i] = Σ_share parts[share, i], in order.
-template <class Real> void merge(const Real* parts, std::int64_t shares, std::int64_t size, Real* out) {
-    parallel_for(size, std::max<std::int64_t>(1, (1 << 15) / shares), [&](std::int64_t begin, std::int64_t end) {
-        if (out != parts) std::copy(parts + begin, parts + end, out + begin);
-        for (std::int64_t share = 1; share < shares; ++share)
-            for (std::int64_t i = begin; i < end; ++i) out[i] += parts[share * size + i];
+        if (sums_out) merge<double>(parts.data(), pieces, size, sums_out);
     });
 }
 
@@ -319,13 +332,21 @@ void check_gradients(const Arguments& a, const Maybe& x_grad, const Maybe& weigh
 
 template <class Real> void backward(const Arguments& a, const Array& g, const Maybe& x_grad, const Maybe& weight_grad,
                                     const Maybe& adjacency_grad, const Maybe& bias_grad, const Maybe& scale_grad,
-                                    const Maybe& shift_grad) {
+                                    const Maybe& shift_grad, const Maybe& y, const Maybe& sums_grad) {
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
     cpu::GraphConvBackwardParams<Real> p{};
     p.forward = forward_params<Real>(a, g, "g");
     const cpu::GraphConvParams<Real>& f = p.forward;
     const Real* weight = a.weight.data<const Real>("weight");
     p.g = g.data<const Real>("g");
+    if (bool(y) != bool(sums_grad)) throw py::value_error("y and sums_grad must be given together");
+    if (y) {
+        if (y->rank != 4 || y->sizes != g.sizes || !y->dense({0, 2, 3, 1}))
+            throw py::value_error("y must have the shape of g and lie channels last");
+        check_parameter(sums_grad, {2, f.out_channels}, "sums_grad");
+        p.y = y->template data<const Real>("y");
+        p.sums_grad = sums_grad->template data<const double>("sums_grad");
+    }
     p.graph = a.graph(), p.x_frames = a.x.size(2), p.x_joints = a.x.size(3);
     p.shares = std::clamp<std::int64_t>(f.rows, 1, most_shares);
     if (a.pattern) {
@@ -350,7 +371,7 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
     Scratch<Real> packed(checked_product({cpu::packed_columns(gathered), f.out_channels}));
     pack_transposed<Real>(kernels, f, weight, packed.data());
     p.packed_transposed = packed.data();
-    for_pieces<Real>(f, true, p.shares, 1,
+    for_pieces<Real>(f, true, p.y != nullptr, p.shares, 1,
                      [&](const cpu::GraphConvParams<Real>& piece, std::int64_t begin, std::int64_t end) {
                          cpu::GraphConvBackwardParams<Real> mine = p;
                          mine.forward = piece;
@@ -366,15 +387,17 @@ template <class Real> void backward(const Arguments& a, const Array& g, const Ma
     shifts.merge_into(shifts.out());
 }
 
-// g: (B, T', V', C_out) dense. A gradient that is null is not wanted; the others are dense, x's channels last.
+// g: (B, T', V', C_out) dense. A gradient that is null is not wanted; the others are dense, x's channels last. With the
+// forward's result y and the gradient of its sums, g is the gradient of y alone.
 void graph_conv_backward(const Array& g, const Array& x, const Array& weight, const Array& adjacency, const Maybe& bias,
                          const Maybe& frames, const Maybe& joints, const Maybe& nodes, const Maybe& transform,
                          const Maybe& scale, const Maybe& shift, const Maybe& pattern, const Maybe& x_grad,
                          const Maybe& weight_grad, const Maybe& adjacency_grad, const Maybe& bias_grad,
-                         const Maybe& scale_grad, const Maybe& shift_grad) {
+                         const Maybe& scale_grad, const Maybe& shift_grad, const Maybe& y, const Maybe& sums_grad) {
     const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
     with_real(x, "x", [&](auto zero) {
-        backward<decltype(zero)>(a, g, x_grad, weight_grad, adjacency_grad, bias_grad, scale_grad, shift_grad);
+        backward<decltype(zero)>(a, g, x_grad, weight_grad, adjacency_grad, bias_grad, scale_grad, shift_grad, y,
+                                 sums_grad);
     });
 }
 
@@ -383,12 +406,12 @@ void graph_conv_backward(const Array& g, const Array& x, const Array& weight, co
 void bind_graph_conv(py::module_& module) {
     module.def("graph_conv", &graph_conv, py::arg("x"), py::arg("weight"), py::arg("adjacency"), py::arg("bias"),
                py::arg("frames"), py::arg("joints"), py::arg("nodes"), py::arg("transform"), py::arg("scale"),
-               py::arg("shift"), py::arg("pattern"), py::arg("out"), release_gil());
+               py::arg("shift"), py::arg("pattern"), py::arg("out"), py::arg("sums") = py::none(), release_gil());
     module.def("graph_conv_backward", &graph_conv_backward, py::arg("g"), py::arg("x"), py::arg("weight"),
                py::arg("adjacency"), py::arg("bias"), py::arg("frames"), py::arg("joints"), py::arg("nodes"),
                py::arg("transform"), py::arg("scale"), py::arg("shift"), py::arg("pattern"), py::arg("x_grad"),
                py::arg("weight_grad"), py::arg("adjacency_grad"), py::arg("bias_grad"), py::arg("scale_grad"),
-               py::arg("shift_grad"), release_gil());
+               py::arg("shift_grad"), py::arg("y") = py::none(), py::arg("sums_grad") = py::none(), release_gil());
 }
 
 }  // namespace asma::bindings

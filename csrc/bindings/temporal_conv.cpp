@@ -20,6 +20,12 @@ constexpr std::int64_t block_rows = 512;          // joints × frames of a work 
 constexpr std::int64_t piece_products = 1 << 17;  // multiply-adds worth a thread's while
 constexpr std::int64_t weight_grad_items = 32;    // pieces of a weight gradient, as far as the batch gives them
 constexpr std::int64_t bias_part_rows = 512;      // rows that one float sum of a bias gradient takes
+constexpr std::int64_t least_items = 16;          // pieces of a small batch
+constexpr std::int64_t winograd_channels = 16;    // fewer do not fill a vector
+constexpr std::int64_t winograd_terms = 144;      // of shorter sums the transforms' rounding would be most of the error
+constexpr std::int64_t winograd_numbers = 1 << 18;  // of a block's points: they stay in the L2 cache
+constexpr std::int64_t gradient_rows = 256;         // joints × tiles whose points a weight gradient has in work
+constexpr std::int64_t many_frames = 1 << 12;       // enough to tell which way is cheaper
 
 void check(bool right, const char* message) {
     if (!right) throw py::value_error(message);
@@ -54,84 +60,213 @@ TemporalConvSizes exchanged(TemporalConvSizes sizes) {
     return sizes;
 }
 
-// Frames of a block, all blocks about alike.
-std::int64_t block_frames(const TemporalConvSizes& sizes) {
-    const std::int64_t at_most = std::max<std::int64_t>(1, block_rows / std::max<std::int64_t>(1, sizes.joints));
-    const std::int64_t blocks = std::max<std::int64_t>(1, (sizes.frames + at_most - 1) / at_most);
+// Frames of a block, all blocks about alike. A small batch is cut finer, for as many items as many threads like.
+std::int64_t block_frames(const TemporalConvSizes& sizes, std::int64_t at_most) {
+    const std::int64_t wanted = (least_items + sizes.rows - 1) / std::max<std::int64_t>(1, sizes.rows);
+    const std::int64_t needed = (sizes.frames + at_most - 1) / at_most;
+    const std::int64_t blocks =
+        std::clamp<std::int64_t>(wanted, std::max<std::int64_t>(1, needed), std::max<std::int64_t>(1, sizes.frames));
     return std::max<std::int64_t>(1, (sizes.frames + blocks - 1) / blocks);
 }
 
-// out = bias + the convolution of x with weight; column_axis is the axis of weight that out has.
-template <class Real> void convolve(const Real* x, const Array& weight, int column_axis, const Real* bias, Real* out,
-                                    const TemporalConvSizes& sizes, const FrameMap& map) {
-    if (sizes.rows * sizes.frames * sizes.joints * sizes.groups * sizes.columns == 0) return;
-    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
-    const std::int64_t packed_group = checked_product({cpu::packed_columns(sizes.columns), sizes.channels, sizes.taps});
-    const std::int64_t slabs = cpu::slabs(sizes.columns);
-    Scratch<Real> packed(checked_product({sizes.groups, packed_group}));
+std::int64_t direct_block_frames(const TemporalConvSizes& sizes) {
+    return block_frames(sizes, std::max<std::int64_t>(1, block_rows / std::max<std::int64_t>(1, sizes.joints)));
+}
 
+std::int64_t winograd_block_frames(const TemporalConvSizes& sizes) {
+    const std::int64_t joint = cpu::winograd_points * sizes.joints * (sizes.channels + sizes.columns);
+    const std::int64_t tiles = std::max<std::int64_t>(1, winograd_numbers / std::max<std::int64_t>(1, joint));
+    const std::int64_t frames = block_frames(sizes, cpu::winograd_tile * tiles);
+    return cpu::winograd_tiles(frames) * cpu::winograd_tile;
+}
+
+// Whether Winograd's products, and the transforms beside them, are the cheaper way: by shape alone.
+bool by_winograd(const TemporalConvSizes& sizes, const FrameMap& map) {
+    const bool fits = map.rise == 1 && map.fall == 1 && (map.step == 1 || map.step == -1) && sizes.taps >= 3;
+    if (!fits || std::min(sizes.channels, sizes.columns) < winograd_channels) return false;
+    if (sizes.channels * sizes.taps < winograd_terms) return false;
+    const std::int64_t left = map.step == 1 ? -map.offset : sizes.taps - 1 - map.offset;
+    const std::int64_t frames = std::min<std::int64_t>(sizes.frames, many_frames);
+    const std::int64_t source = std::min<std::int64_t>(sizes.source_frames, many_frames);
+    if (left < -many_frames || left > many_frames || sizes.taps > many_frames) return false;
+    return 8 * cpu::winograd_products(frames, sizes.taps, source, left) <=
+           7 * cpu::direct_products(frames, sizes.taps, source, left);
+}
+
+template <class Real> void pack_weights(const Array& weight, int column_axis, const TemporalConvSizes& sizes,
+                                        bool reversed, bool winograd, std::int64_t packed_group, Real* packed) {
+    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
     cpu::TemporalConvPackParams<Real> pack{};
-    pack.weight = weight.data<const Real>("weight");
-    pack.packed = packed.data();
+    pack.weight = weight.data<const Real>("weight") + (reversed ? (sizes.taps - 1) * weight.stride(2) : 0);
+    pack.packed = packed;
     pack.sizes = sizes;
     pack.group_stride = weight.size(0) / sizes.groups * weight.stride(0);
     pack.column_stride = weight.stride(column_axis), pack.channel_stride = weight.stride(1 - column_axis);
-    pack.tap_stride = weight.stride(2);
+    pack.tap_stride = reversed ? -weight.stride(2) : weight.stride(2);
     pack.packed_group = packed_group;
     const std::int64_t slab_weights = sizes.channels * sizes.taps * std::min(cpu::slab_columns, sizes.columns);
-    parallel_for(sizes.groups * slabs, piece_products / 8 / std::max<std::int64_t>(1, slab_weights),
-                 [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv_pack(pack, begin, end); });
+    const auto kernel = winograd ? kernels.winograd_pack : kernels.temporal_conv_pack;
+    parallel_for(sizes.groups * cpu::slabs(sizes.columns), piece_products / 8 / std::max<std::int64_t>(1, slab_weights),
+                 [&](std::int64_t begin, std::int64_t end) { kernel(pack, begin, end); });
+}
+
+// Sums of the items of each group (items, 2, columns), in order, → first and second (groups·columns).
+template <class Sum>
+void merge_sums(const double* partial, const TemporalConvSizes& sizes, std::int64_t items, Sum* first, Sum* second) {
+    const std::int64_t columns = sizes.columns;
+    for (std::int64_t group = 0; group < sizes.groups; ++group)
+        for (std::int64_t n = 0; n < columns; ++n) {
+            double sums[2] = {};
+            for (std::int64_t item = group; item < items; item += sizes.groups)
+                for (int i = 0; i < 2; ++i) sums[i] += partial[(item * 2 + i) * columns + n];
+            if (first) first[group * columns + n] = static_cast<Sum>(sums[0]);
+            if (second) second[group * columns + n] = static_cast<Sum>(sums[1]);
+        }
+}
+
+// out = bias + the convolution of x with weight, as load and store say; column_axis is the axis of weight that out has.
+// The two sums that store.gate or with_sums asks for go to first_sum and second_sum, each where it is not null.
+template <class Real, class Sum> void convolve(const Real* x, const Array& weight, int column_axis, const Real* bias,
+                                               Real* out, const TemporalConvSizes& sizes, FrameMap map,
+                                               const cpu::ConvLoad<Real>& load, cpu::ConvStore<Real> store,
+                                               bool with_sums, Sum* first_sum, Sum* second_sum) {
+    if (sizes.rows * sizes.frames * sizes.joints * sizes.groups * sizes.columns == 0) {
+        for (std::int64_t n = 0; with_sums && n < sizes.groups * sizes.columns; ++n) {
+            if (first_sum) first_sum[n] = 0;
+            if (second_sum) second_sum[n] = 0;
+        }
+        return;
+    }
+    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
+    const bool winograd = by_winograd(sizes, map), reversed = winograd && map.step == -1;
+    if (reversed) map = {1, 1, map.offset - (sizes.taps - 1), 1};
+    const std::int64_t taps = winograd ? cpu::winograd_points * cpu::winograd_triples(sizes.taps) : sizes.taps;
+    const std::int64_t packed_group = checked_product({cpu::packed_columns(sizes.columns), sizes.channels, taps});
+    Scratch<Real> packed(checked_product({sizes.groups, packed_group}));
+    pack_weights<Real>(weight, column_axis, sizes, reversed, winograd, packed_group, packed.data());
 
     cpu::TemporalConvParams<Real> p{};
     p.x = x, p.packed = packed.data(), p.bias = bias, p.out = out;
     p.sizes = sizes;
     p.map = map;
     p.packed_group = packed_group;
-    p.block_frames = block_frames(sizes);
-    const std::int64_t item_products = p.block_frames * sizes.joints * std::max<std::int64_t>(1, slab_weights);
-    const std::int64_t items =
-        sizes.rows * ((sizes.frames + p.block_frames - 1) / p.block_frames) * sizes.groups * slabs;
-    parallel_for(items, std::max<std::int64_t>(1, piece_products / item_products),
-                 [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv(p, begin, end); });
+    p.load = load;
+    p.store = store;
+    p.block_frames = winograd ? winograd_block_frames(sizes) : direct_block_frames(sizes);
+    std::int64_t workspace = 0;
+    if (winograd) {
+        const std::int64_t tiles = p.block_frames / cpu::winograd_tile;
+        const std::int64_t positions = tiles + cpu::winograd_triples(sizes.taps) - 1;
+        workspace = checked_product(
+            {cpu::winograd_points, sizes.joints,
+             checked_sum(checked_product({positions, sizes.channels}), checked_product({tiles, sizes.columns}))});
+    } else if (load.scale) {
+        const std::int64_t reach = (p.block_frames - 1) * map.rise + (sizes.taps - 1) * map.step + 1;
+        workspace = checked_product({std::min(reach, sizes.source_frames), sizes.joints, sizes.channels});
+    }
+    const std::int64_t blocks = (sizes.frames + p.block_frames - 1) / p.block_frames;
+    const std::int64_t items = sizes.rows * blocks * sizes.groups;
+    Scratch<double> sums(with_sums ? checked_product({items, 2, sizes.columns}) : 0);
+    if (with_sums) p.store.sums = sums.data();
+    const std::int64_t products =
+        p.block_frames * sizes.joints * sizes.taps * std::max<std::int64_t>(1, sizes.channels * sizes.columns);
+    const auto kernel = winograd ? kernels.winograd_conv : kernels.temporal_conv;
+    parallel_for(items, std::max<std::int64_t>(1, piece_products / products),
+                 [&](std::int64_t begin, std::int64_t end) {
+                     Scratch<Real> memory(workspace);
+                     cpu::TemporalConvParams<Real> mine = p;
+                     mine.workspace = memory.data();
+                     kernel(mine, begin, end);
+                 });
+    if (with_sums) merge_sums(sums.data(), sizes, items, first_sum, second_sum);
 }
 
-// x (B, C_in, T, V), out (B, C_out, T', V): channels last, dense; weight (C_out, C_in/groups, k) and bias by strides.
+// A vector of one number a channel, dense.
+template <class Real>
+const Real* channel_vector(const std::optional<Array>& array, std::int64_t channels, const char* what) {
+    if (!array) return nullptr;
+    check_sizes(*array, {channels}, what);
+    check(array->dense({0}), (std::string(what) + " must be dense").c_str());
+    return array->data<const Real>(what);
+}
+
+double* sums_of(const std::optional<Array>& array, std::int64_t channels, const char* what) {
+    if (!array) return nullptr;
+    check_sizes(*array, {2, channels}, what);
+    check(array->dense({0, 1}), (std::string(what) + " must be dense").c_str());
+    return array->data<double>(what);
+}
+
+// x (B, C_in, T, V), out and residual (B, C_out, T', V): channels last, dense; weight (C_out, C_in/groups, k) by
+// strides; the vectors dense. With scale and shift x is read as relu(scale·x + shift). sums (2, C_out) are of the
+// convolution alone, and exclude residual and relu.
 void temporal_conv(const Array& x, const Array& weight, const std::optional<Array>& bias, std::int64_t stride,
-                   std::int64_t left, std::int64_t dilation, std::int64_t groups, const Array& out) {
+                   std::int64_t left, std::int64_t dilation, std::int64_t groups, const Array& out,
+                   const std::optional<Array>& scale, const std::optional<Array>& shift,
+                   const std::optional<Array>& residual, bool relu, const std::optional<Array>& sums) {
     const TemporalConvSizes sizes = sizes_of(x, weight, out, stride, dilation, groups);
+    check(bool(scale) == bool(shift), "scale and shift must be given together");
+    check(!sums || !(residual || relu), "sums exclude residual and relu");
+    double* const sums_out = sums_of(sums, weight.size(0), "sums");
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
-        Scratch<Real> dense_bias(bias ? weight.size(0) : 0);
-        if (bias) {
-            check(bias->rank == 1 && bias->size(0) == weight.size(0), "bias must have shape (C_out,)");
-            const Real* from = bias->data<const Real>("bias");
-            for (std::int64_t o = 0; o < weight.size(0); ++o) dense_bias.data()[o] = from[o * bias->stride(0)];
+        cpu::ConvStore<Real> store{};
+        if (residual) {
+            check_map(*residual, "residual");
+            check(residual->sizes == out.sizes, "residual must have the shape of the output");
+            store.residual = residual->data<const Real>("residual");
         }
-        convolve<Real>(x.data<const Real>("x"), weight, 0, bias ? dense_bias.data() : nullptr, out.data<Real>("out"),
-                       sizes, {stride, dilation, -left, 1});
+        store.relu = relu;
+        const cpu::ConvLoad<Real> load{channel_vector<Real>(scale, x.size(1), "scale"),
+                                       channel_vector<Real>(shift, x.size(1), "shift")};
+        convolve<Real>(x.data<const Real>("x"), weight, 0, channel_vector<Real>(bias, weight.size(0), "bias"),
+                       out.data<Real>("out"), sizes, {stride, dilation, -left, 1}, load, store, sums_out != nullptr,
+                       sums_out, sums_out ? sums_out + weight.size(0) : nullptr);
     });
 }
 
 template <class Real> void weight_gradient(const Real* x, const Real* g, Real* weight_grad,
-                                           const TemporalConvSizes& sizes, const FrameMap& map) {
+                                           const TemporalConvSizes& sizes, const FrameMap& map,
+                                           const cpu::ConvLoad<Real>& load) {
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
-    const std::int64_t pieces = sizes.groups * cpu::slabs(sizes.columns);
+    const bool winograd = by_winograd(sizes, map);
+    const std::int64_t pieces = sizes.groups * (winograd ? cpu::winograd_points : cpu::slabs(sizes.columns));
     cpu::TemporalConvWeightParams<Real> p{};
     p.parts = std::clamp<std::int64_t>(weight_grad_items / std::max<std::int64_t>(1, pieces), 1,
                                        std::max<std::int64_t>(1, sizes.rows));
-    Scratch<Real> partial(checked_product({p.parts, sizes.groups, sizes.taps, sizes.channels, sizes.columns}));
+    const std::int64_t taps = winograd ? cpu::winograd_points * cpu::winograd_triples(sizes.taps) : sizes.taps;
+    Scratch<Real> partial(checked_product({p.parts, sizes.groups, taps, sizes.channels, sizes.columns}));
     p.x = x, p.g = g, p.partial = partial.data();
     p.sizes = sizes;
     p.map = map;
-    p.block_frames = block_frames(sizes);
+    p.load = load;
+    p.block_frames = direct_block_frames(sizes);
+    std::int64_t workspace = 0;
+    if (winograd) {
+        const std::int64_t tiles = cpu::winograd_tiles(sizes.frames);
+        const std::int64_t positions = tiles + cpu::winograd_triples(sizes.taps) - 1;
+        p.together = std::max<std::int64_t>(1, gradient_rows / std::max<std::int64_t>(1, tiles * sizes.joints));
+        workspace = checked_product(
+            {p.together, sizes.joints,
+             checked_sum(checked_product({positions, sizes.channels}), checked_product({tiles, sizes.columns}))});
+    } else if (load.scale) {
+        workspace = checked_product({sizes.source_frames, sizes.joints, sizes.channels});
+    }
     const std::int64_t item_products = sizes.rows / p.parts * sizes.frames * sizes.joints * sizes.taps *
                                        sizes.channels * std::min(cpu::slab_columns, sizes.columns);
+    const auto kernel = winograd ? kernels.winograd_backward_weight : kernels.temporal_conv_backward_weight;
     parallel_for(p.parts * pieces, piece_products / std::max<std::int64_t>(1, item_products),
-                 [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv_backward_weight(p, begin, end); });
+                 [&](std::int64_t begin, std::int64_t end) {
+                     Scratch<Real> memory(workspace);
+                     cpu::TemporalConvWeightParams<Real> mine = p;
+                     mine.workspace = memory.data();
+                     kernel(mine, begin, end);
+                 });
     const cpu::TemporalConvMergeParams<Real> merge{partial.data(), weight_grad, sizes, p.parts};
-    const std::int64_t sums = p.parts * sizes.taps * sizes.columns;
+    const auto merge_kernel = winograd ? kernels.winograd_merge : kernels.temporal_conv_merge;
+    const std::int64_t sums = p.parts * taps * sizes.columns;
     parallel_for(sizes.groups * sizes.channels, piece_products / 8 / std::max<std::int64_t>(1, sums),
-                 [&](std::int64_t begin, std::int64_t end) { kernels.temporal_conv_merge(merge, begin, end); });
+                 [&](std::int64_t begin, std::int64_t end) { merge_kernel(merge, begin, end); });
 }
 
 // Parts of the batch side by side, then the parts in order; one part's stretches are summed in the kernel.
@@ -153,32 +288,76 @@ template <class Real> void bias_gradient(const Real* g, Real* bias_grad, const T
     }
 }
 
-// g (B, C_out, T', V), x and x_grad (B, C_in, T, V): channels last, dense; weight by strides; weight_grad and bias_grad
-// dense. A gradient that is not wanted is None.
+// What a backward pass makes, each where it is given: x_grad channels last, the others dense.
+struct Gradients {
+    const std::optional<Array>& x;
+    const std::optional<Array>& weight;
+    const std::optional<Array>& bias;
+    const std::optional<Array>& scale;
+    const std::optional<Array>& shift;
+};
+
+template <class Real> void backward(const Real* g, const Array& x, const Array& weight, const TemporalConvSizes& sizes,
+                                    std::int64_t stride, std::int64_t left, std::int64_t dilation,
+                                    const cpu::ConvLoad<Real>& load, const Gradients& wanted) {
+    const Real* const source = x.data<const Real>("x");
+    if (wanted.x || wanted.scale || wanted.shift) {
+        Scratch<Real> unwanted(wanted.x ? 0 : x.count());
+        cpu::ConvStore<Real> store{};
+        if (load.scale) store.gate = source, store.gate_scale = load.scale, store.gate_shift = load.shift;
+        convolve<Real>(g, weight, 1, nullptr, wanted.x ? wanted.x->data<Real>("x_grad") : unwanted.data(),
+                       exchanged(sizes), {1, -dilation, left, stride}, {}, store, load.scale != nullptr,
+                       wanted.scale ? wanted.scale->data<Real>("scale_grad") : nullptr,
+                       wanted.shift ? wanted.shift->data<Real>("shift_grad") : nullptr);
+    }
+    if (wanted.weight)
+        weight_gradient<Real>(source, g, wanted.weight->data<Real>("weight_grad"), sizes, {stride, dilation, -left, 1},
+                              load);
+    if (wanted.bias) bias_gradient<Real>(g, wanted.bias->data<Real>("bias_grad"), sizes);
+}
+
+// g and y (B, C_out, T', V), x and x_grad (B, C_in, T, V): channels last, dense; weight by strides; the others dense.
+// A gradient that is not wanted is None. With y, the forward's result, and sums_grad (2, C_out) g is that of y and of
+// its sums.
 void temporal_conv_backward(const Array& g, const Array& x, const Array& weight, std::int64_t stride, std::int64_t left,
                             std::int64_t dilation, std::int64_t groups, const std::optional<Array>& x_grad,
-                            const std::optional<Array>& weight_grad, const std::optional<Array>& bias_grad) {
+                            const std::optional<Array>& weight_grad, const std::optional<Array>& bias_grad,
+                            const std::optional<Array>& scale, const std::optional<Array>& shift,
+                            const std::optional<Array>& scale_grad, const std::optional<Array>& shift_grad,
+                            const std::optional<Array>& y, const std::optional<Array>& sums_grad) {
     const TemporalConvSizes sizes = sizes_of(x, weight, g, stride, dilation, groups);
+    check(bool(scale) == bool(shift), "scale and shift must be given together");
+    check(bool(scale) || !(scale_grad || shift_grad), "scale_grad and shift_grad need scale and shift");
+    check(bool(y) == bool(sums_grad), "y and sums_grad must be given together");
+    if (x_grad) {
+        check_map(*x_grad, "x_grad");
+        check(x_grad->sizes == x.sizes, "x_grad must have the shape of x");
+    }
+    if (weight_grad)
+        check(weight_grad->sizes == weight.sizes && weight_grad->dense({0, 1, 2}),
+              "weight_grad must be dense and have the shape of weight");
     with_real(g, "g", [&](auto zero) {
         using Real = decltype(zero);
-        const Real* g_data = g.data<const Real>("g");
-        if (x_grad) {
-            check_map(*x_grad, "x_grad");
-            check(x_grad->sizes == x.sizes, "x_grad must have the shape of x");
-            convolve<Real>(g_data, weight, 1, nullptr, x_grad->data<Real>("x_grad"), exchanged(sizes),
-                           {1, -dilation, left, stride});
+        channel_vector<Real>(bias_grad, g.size(1), "bias_grad");
+        channel_vector<Real>(scale_grad, x.size(1), "scale_grad");
+        channel_vector<Real>(shift_grad, x.size(1), "shift_grad");
+        const cpu::ConvLoad<Real> load{channel_vector<Real>(scale, x.size(1), "scale"),
+                                       channel_vector<Real>(shift, x.size(1), "shift")};
+        const Gradients wanted{x_grad, weight_grad, bias_grad, scale_grad, shift_grad};
+        Scratch<Real> whole(y ? g.count() : 0);
+        if (y) {
+            check_map(*y, "y");
+            check(y->sizes == g.sizes, "y must have the shape of g");
+            cpu::AddSumsGradParams<Real> p{};
+            p.g = g.data<const Real>("g"), p.y = y->data<const Real>("y"), p.out = whole.data();
+            p.sums_grad = sums_of(sums_grad, g.size(1), "sums_grad");
+            p.rows = sizes.rows * sizes.frames * sizes.joints, p.columns = g.size(1);
+            parallel_for(
+                (p.rows + cpu::sums_grad_rows - 1) / cpu::sums_grad_rows, 1,
+                [&](std::int64_t begin, std::int64_t end) { cpu::kernels<Real>().add_sums_grad(p, begin, end); });
         }
-        if (weight_grad) {
-            check(weight_grad->sizes == weight.sizes && weight_grad->dense({0, 1, 2}),
-                  "weight_grad must be dense and have the shape of weight");
-            weight_gradient<Real>(x.data<const Real>("x"), g_data, weight_grad->data<Real>("weight_grad"), sizes,
-                                  {stride, dilation, -left, 1});
-        }
-        if (bias_grad) {
-            check(bias_grad->rank == 1 && bias_grad->size(0) == g.size(1) && bias_grad->dense({0}),
-                  "bias_grad must be dense and have shape (C_out,)");
-            bias_gradient<Real>(g_data, bias_grad->data<Real>("bias_grad"), sizes);
-        }
+        backward<Real>(y ? whole.data() : g.data<const Real>("g"), x, weight, sizes, stride, left, dilation, load,
+                       wanted);
     });
 }
 
@@ -186,10 +365,14 @@ void temporal_conv_backward(const Array& g, const Array& x, const Array& weight,
 
 void bind_temporal_conv(py::module_& module) {
     module.def("temporal_conv", &temporal_conv, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("stride"),
-               py::arg("left"), py::arg("dilation"), py::arg("groups"), py::arg("out"), release_gil());
+               py::arg("left"), py::arg("dilation"), py::arg("groups"), py::arg("out"), py::arg("scale") = py::none(),
+               py::arg("shift") = py::none(), py::arg("residual") = py::none(), py::arg("relu") = false,
+               py::arg("sums") = py::none(), release_gil());
     module.def("temporal_conv_backward", &temporal_conv_backward, py::arg("g"), py::arg("x"), py::arg("weight"),
                py::arg("stride"), py::arg("left"), py::arg("dilation"), py::arg("groups"), py::arg("x_grad"),
-               py::arg("weight_grad"), py::arg("bias_grad"), release_gil());
+               py::arg("weight_grad"), py::arg("bias_grad"), py::arg("scale") = py::none(),
+               py::arg("shift") = py::none(), py::arg("scale_grad") = py::none(), py::arg("shift_grad") = py::none(),
+               py::arg("y") = py::none(), py::arg("sums_grad") = py::none(), release_gil());
 }
 
 }  // namespace asma::bindings

@@ -11,6 +11,7 @@
 
 #include "cpu/micro_kernel.hpp"
 #include "cpu/simd.hpp"
+#include "cpu/statistics.hpp"
 #include "cpu/transform_joint.hpp"
 
 namespace asma::cpu::ASMA_ISA {
@@ -335,7 +336,12 @@ void backward_block(const Backward& p, const Graph& graph, std::int64_t b, std::
     const Params& f = p.forward;
     const Workspace& work = f.work;
     const std::int64_t gathered = f.parts * f.width;
-    const real* g = p.g + (b * f.frames + first) * f.joints * f.out_channels;
+    const std::int64_t begin = (b * f.frames + first) * f.joints * f.out_channels;
+    const real* g = p.g + begin;
+    if (p.y) {
+        add_sums_grad(g, p.y + begin, count * f.joints, f.out_channels, p.sums_grad, work.summed_grad);
+        g = work.summed_grad;
+    }
     const bool read_wanted = p.x_grad || p.scale_parts || p.shift_parts;
     const bool adjacency_wanted = p.adjacency_parts || p.adjacency_grad;
     Frames unscaled{}, read{};
@@ -422,6 +428,9 @@ void graph_conv(const Params& p, std::int64_t begin, std::int64_t end) {
         product.rows = count * p.joints, product.channels = p.channels;
         product.packed_taps = product.taps = p.parts, product.tap_step = 1;
         multiply_rows(product, 0, p.out_channels);
+        if (p.work.sums)
+            add_channel_sums(out, p.out_channels, product.rows, p.out_channels, p.work.sums,
+                             p.work.sums + p.out_channels);
     }
 }
 

@@ -21,16 +21,18 @@ template <class Real> struct GraphConvEntries {
 
 // The working memory of one thread. `block` frames are in work at a time.
 template <class Real> struct GraphConvWorkspace {
-    Real* read;                   // (block, V', width): x̂
-    Real* gathered;               // (block, V', K, width): z, joints gathered along the entries of the adjacency
-    Real* entry_sums;             // (V', K): Σ_v A[k, v, w]
-    Real* bias_rows;              // (V', C_out)
+    Real* read;        // (block, V', width): x̂
+    Real* gathered;    // (block, V', K, width): z, joints gathered along the entries of the adjacency
+    Real* entry_sums;  // (V', K): Σ_v A[k, v, w]
+    Real* bias_rows;   // (V', C_out)
+    double* sums;      // (2, C_out): Σ out and Σ out² of the items, to which they are added; null: not wanted
     GraphConvEntries<Real> into;  // by target
     // Of the backward pass alone.
     GraphConvEntries<Real> from;  // by source
     Real* unscaled;               // (block, V', width): x̂ before scale and shift
     Real* gathered_grad;          // (block, V', K, width)
     Real* read_grad;              // (V', width): of one frame
+    Real* summed_grad;            // (block, V', C_out): g and what the sums' gradients add
     Real* g_sums;                 // (V', C_out): Σ_t g
     Real* adjacency_sums;         // (K, V', V', sum_lanes)
     Real* scale_sums;             // (V', width)
@@ -61,6 +63,8 @@ template <class Real> struct GraphConvParams {
 template <class Real> struct GraphConvBackwardParams {
     GraphConvParams<Real> forward;  // its `packed` and `out` are not used
     const Real* g;                  // (B, T', V', C_out) dense
+    const Real* y;                  // as g: the forward's out. Null: its sums have no gradient
+    const double* sums_grad;        // (2, C_out)
     const Real* packed_transposed;  // one tap of (C_out → K·width), the padding zero
     const bool* pattern;            // (K, V_graph, V_graph) by strides; null: the dense gradient
     std::int64_t pattern_part, pattern_source, pattern_target;

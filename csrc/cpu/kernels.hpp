@@ -11,6 +11,7 @@
 #include "cpu/temporal_conv.hpp"
 
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
+    KERNEL(add_sums_grad, AddSumsGradParams)                        \
     KERNEL(dropout, DropoutParams)                                  \
     KERNEL(frame_motion, MotionParams)                              \
     KERNEL(gather_view, GatherViewParams)                           \
@@ -22,7 +23,11 @@
     KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \
     KERNEL(temporal_conv_merge, TemporalConvMergeParams)            \
-    KERNEL(temporal_conv_pack, TemporalConvPackParams)
+    KERNEL(temporal_conv_pack, TemporalConvPackParams)              \
+    KERNEL(winograd_backward_weight, TemporalConvWeightParams)      \
+    KERNEL(winograd_conv, TemporalConvParams)                       \
+    KERNEL(winograd_merge, TemporalConvMergeParams)                 \
+    KERNEL(winograd_pack, TemporalConvPackParams)
 
 namespace asma::cpu {
 

@@ -37,10 +37,12 @@ inline constexpr std::int64_t panel_columns = 2 * lanes;
 inline constexpr std::int64_t chain_terms = 64, wide_chains = 6, chain_rows = 32, outer_block = 128;
 static_assert(slab_columns % panel_columns == 0 && packed_columns(1) >= lanes);
 
-template <int Vectors>
-inline constexpr int tile_rows = Vectors == 1 ? (vector_registers == 32 ? 16 : 12) : (vector_registers == 32 ? 14 : 6);
+template <int Vectors> inline constexpr int tile_rows =
+    Vectors == 1 ? (vector_registers == 32 ? 16 : 12) : (vector_registers == 32 ? 14 : 6);
 
-static inline std::int64_t panel_width(std::int64_t columns) { return columns > lanes ? panel_columns : lanes; }
+static inline std::int64_t panel_width(std::int64_t columns) {
+    return columns > lanes ? panel_columns : lanes;
+}
 
 // ---- packing ----
 
@@ -82,9 +84,9 @@ static inline void pack_weights(const real* weights, const WeightLayout& w, std:
 struct RowProduct {
     const real* source;  // of the first tap
     real* out;
-    const real* packed;  // the whole buffer
-    const real* bias;    // per column, or null
-    bool accumulate;     // add to what stands in out; then bias is not looked at
+    const real* packed;                            // the whole buffer
+    const real* bias;                              // per column, or null
+    bool accumulate;                               // add to what stands in out; then bias is not looked at
     std::int64_t source_row, source_tap, out_row;  // strides
     std::int64_t rows, channels;
     std::int64_t packed_taps;                // taps in the buffer
@@ -227,18 +229,17 @@ static inline void multiply_rows(const RowProduct& p, std::int64_t begin, std::i
 // ---- sums of outer products ----
 
 struct OuterProduct {
-    const real* source;    // (stretches, rows, channels)
-    const real* gradient;  // (stretches · rows, columns)
-    real* sums;            // (channels, columns)
+    const real* source;                               // (stretches, rows, channels)
+    const real* gradient;                             // (stretches, rows, columns)
+    real* sums;                                       // (channels, columns)
     std::int64_t source_row, gradient_row, sums_row;  // strides
     std::int64_t rows, channels;
-    // The rows of the source come in stretches this far apart (every stride-th frame); those of the gradient go on.
-    std::int64_t stretches = 1, source_stretch = 0;
+    // The rows come in stretches this far apart: of the source (every stride-th frame, say), and of the gradient.
+    std::int64_t stretches = 1, source_stretch = 0, gradient_stretch = 0;
 };
 
 // The tile reads whole vectors of a gradient row and adds whole vectors to sums.
 template <int Channels, int Vectors> [[gnu::noinline]] static void outer_tile(const OuterProduct& p) {
-    const real* gradient = p.gradient;
     std::int64_t stretch = 0, begin = 0;
     while (stretch < p.stretches) {
         Vec sums[Channels][Vectors];
@@ -250,6 +251,7 @@ template <int Channels, int Vectors> [[gnu::noinline]] static void outer_tile(co
             const std::int64_t left = p.rows - begin, rows = left < chain_rows ? left : chain_rows;
             chain += rows;
             const real* source = p.source + stretch * p.source_stretch + begin * p.source_row;
+            const real* gradient = p.gradient + stretch * p.gradient_stretch + begin * p.gradient_row;
             for (std::int64_t r = 0; r < rows; ++r) {
                 Vec row[Vectors];
 #pragma GCC unroll 16
@@ -323,7 +325,6 @@ template <int Vectors> static void outer_panel(const OuterProduct& whole, std::i
         for (real& number : copy) number = 0;
         p.gradient = copy, p.gradient_row = width;
     }
-    const real* gradient = whole.gradient;
     const std::int64_t together = (outer_block + whole.rows - 1) / whole.rows;
     const std::int64_t parts = whole.rows < 2 * outer_block ? 1 : whole.rows / outer_block;
     for (std::int64_t stretch = 0; stretch < whole.stretches; stretch += together) {
@@ -333,12 +334,16 @@ template <int Vectors> static void outer_panel(const OuterProduct& whole, std::i
             const std::int64_t begin = part * whole.rows / parts;
             p.rows = (part + 1) * whole.rows / parts - begin;
             p.source = whole.source + stretch * whole.source_stretch + begin * whole.source_row;
-            if (copied)
-                copy_columns(gradient, whole.gradient_row, copy, width, p.stretches * p.rows, columns);
-            else
+            const real* gradient = whole.gradient + stretch * whole.gradient_stretch + begin * whole.gradient_row;
+            if (copied) {
+                p.gradient_stretch = p.rows * width;
+                for (std::int64_t i = 0; i < p.stretches; ++i)
+                    copy_columns(gradient + i * whole.gradient_stretch, whole.gradient_row,
+                                 copy + i * p.gradient_stretch, width, p.rows, columns);
+            } else {
                 p.gradient = gradient;
+            }
             outer_channels<Vectors>(p, columns);
-            gradient += p.stretches * p.rows * whole.gradient_row;
         }
     }
 }

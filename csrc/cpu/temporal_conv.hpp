@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cpu/packing.hpp"
+#include "cpu/winograd.hpp"
 
 namespace asma::cpu {
 
@@ -19,8 +20,27 @@ struct TemporalConvSizes {
     std::int64_t groups, channels, columns, taps;
 };
 
-// weight, any strides → the packed weights of each group (cpu/micro_kernel.hpp), groups packed_group apart. Work items:
-// group · slabs + slab.
+// How the source is read: as relu(scale·x + shift) by channel; as it is where scale is null. Frames outside are zero
+// all the same.
+template <class Real> struct ConvLoad {
+    const Real* scale;
+    const Real* shift;  // (groups·channels)
+};
+
+// What becomes of the results while they are in the cache, each where it is not null, in this order:
+template <class Real> struct ConvStore {
+    const Real* residual;  // as out: added
+    bool relu;
+    // out is the gradient of relu(gate_scale·gate + gate_shift), and becomes that of gate.
+    const Real* gate;        // as out
+    const Real* gate_scale;  // (groups·columns)
+    const Real* gate_shift;
+    // (items, 2, columns): each item's Σ out and Σ out²; with a gate, its gradients of gate_scale and gate_shift.
+    double* sums;
+};
+
+// weight, any strides → the packed weights of each group (cpu/micro_kernel.hpp), groups packed_group apart; by
+// Winograd the five points of a group follow each other. Work items: group · slabs + slab.
 template <class Real> struct TemporalConvPackParams {
     const Real* weight;
     Real* packed;
@@ -30,7 +50,7 @@ template <class Real> struct TemporalConvPackParams {
 };
 
 // x (B, T, V, groups·channels) and out (B, T', V, groups·columns) dense, bias (groups·columns) or null. Work items:
-// ((row · frame blocks + block) · groups + group) · slabs + slab.
+// (row · frame blocks + block) · groups + group.
 template <class Real> struct TemporalConvParams {
     const Real* x;
     const Real* packed;
@@ -38,11 +58,19 @@ template <class Real> struct TemporalConvParams {
     Real* out;
     TemporalConvSizes sizes;
     FrameMap map;
-    std::int64_t packed_group, block_frames;
+    std::int64_t packed_group, block_frames;  // by Winograd block_frames is a multiple of winograd_tile
+    ConvLoad<Real> load;
+    ConvStore<Real> store;
+    // Of the thread. Direct, where load.scale: the source frames of a block (frames, V, channels). By Winograd: points
+    // of the positions (5, positions, V, channels), then of the tiles (5, tiles, V, columns).
+    Real* workspace;
 };
 
 // g is the gradient of out. partial (parts, groups, taps, channels, columns) is overwritten; part i sums over the rows
 // [i·B/parts, (i+1)·B/parts). Work items: (part · groups + group) · slabs + slab. `map` is the convolution's.
+//
+// By Winograd partial is (parts, groups, 5, triples, channels, columns), and an item is
+// (part · groups + group) · 5 + point.
 template <class Real> struct TemporalConvWeightParams {
     const Real* x;
     const Real* g;
@@ -50,6 +78,11 @@ template <class Real> struct TemporalConvWeightParams {
     TemporalConvSizes sizes;
     FrameMap map;
     std::int64_t parts, block_frames;
+    ConvLoad<Real> load;
+    std::int64_t together;  // by Winograd: rows whose tiles are in work at a time
+    // Of the thread. Direct, where load.scale: a row of the source (T, V, channels). By Winograd: one point of the
+    // positions (together, positions, V, channels), then of the tiles (together, tiles, V, columns).
+    Real* workspace;
 };
 
 // weight_grad (groups·columns, channels, taps), dense, from the partial sums. Work items: group · channels + channel.
@@ -66,6 +99,18 @@ template <class Real> struct TemporalConvBiasParams {
     const Real* g;
     double* partial;
     std::int64_t rows, columns, parts;
+};
+
+// out = ĝ, the gradient of y (rows, columns) where its column sums have gradients of their own (cpu/statistics.hpp).
+// Work items: blocks of sums_grad_rows rows.
+inline constexpr std::int64_t sums_grad_rows = 512;
+
+template <class Real> struct AddSumsGradParams {
+    const Real* g;
+    const Real* y;
+    const double* sums_grad;  // (2, columns)
+    Real* out;
+    std::int64_t rows, columns;
 };
 
 }  // namespace asma::cpu

@@ -705,3 +705,124 @@ def test_the_native_entry_refuses_gradients_of_other_sizes(wrong):
     grads[wrong] = native_array(np.zeros((*case[wrong.removesuffix("_grad")].shape[:-1], 1), np.float32))
     with pytest.raises(ValueError, match=wrong):
         native().graph_conv_backward(native_array(g), *arguments, *grads.values())
+
+
+# ---- the native entry's channel sums, and their gradient ----
+
+
+def _native_forward(case, mean=0.0):
+    """``(out, sums)`` of the native entry, every argument as it reads them."""
+    arguments = [None if a is None else a.numpy() for a in _canonical(case)]
+    if mean:
+        arguments[3] = arguments[3] + np.asarray(mean, arguments[3].dtype)
+    shape = graph_conv(**case, impl="cpu").shape
+    out = np.full((shape[0], *shape[2:], shape[1]), np.nan, case["x"].dtype).transpose(0, 3, 1, 2)
+    sums = np.full((2, shape[1]), np.nan)
+    native().graph_conv(*(None if a is None else native_array(a) for a in (*arguments, out, sums)))
+    return out, sums
+
+
+def _native_backward(case, g, y=None, sums_grad=None):
+    """The gradients of all that is there."""
+    arguments = [None if a is None else a.numpy() for a in _canonical(case)]
+    grads = [
+        None if arguments[place] is None else np.full(arguments[place].shape, np.nan, g.dtype)
+        for place in (0, 1, 2, 3, 8, 9)
+    ]
+    order = (0, 4, 2, 3, 1) if grads[0].ndim == 5 else (0, 2, 3, 1)
+    grads[0] = np.ascontiguousarray(grads[0].transpose(order)).transpose(np.argsort(order))
+    rest = (g, *arguments, *grads, y, sums_grad)
+    native().graph_conv_backward(*(None if a is None else native_array(a) for a in rest))
+    return [grad for grad in grads if grad is not None]
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_channel_sums_of_every_size(isa, dtype):
+    for shape in SHAPES:
+        case = _case(shape, dtype)
+        with instruction_set(isa):
+            out, sums = _native_forward(case)
+            assert_bitwise(out, graph_conv(**case, impl="cpu"))
+        wide = out.astype(np.float64)
+        scale = np.abs(wide).sum(axis=(0, 2, 3)), (wide * wide).sum(axis=(0, 2, 3))
+        for got, exact, size in zip(sums, (wide.sum(axis=(0, 2, 3)), scale[1]), scale, strict=True):
+            np.testing.assert_allclose(
+                got, exact, atol=16 * np.finfo(dtype).eps * size.max(), rtol=0, err_msg=str(shape)
+            )
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_channel_sums_keep_a_variance_far_below_the_mean(isa):
+    case = _case({**SMALL, "V": 25, "T": 50, "O": 17, "K": 1, "C": 16, "bias": True}, clips=8)
+    case["adjacency"] = np.eye(25, dtype=np.float32)[None]
+    with instruction_set(isa):
+        out, sums = _native_forward(case, mean=1000.0)
+    wide = out.astype(np.float64)
+    count = wide.size // wide.shape[1]
+    mean = sums[0] / count
+    np.testing.assert_allclose(mean, wide.mean(axis=(0, 2, 3)), rtol=1e-9)
+    np.testing.assert_allclose(sums[1] / count - mean**2, wide.var(axis=(0, 2, 3)), rtol=1e-4)
+
+
+def test_channel_sums_of_nothing_are_zero():
+    case = _case(SMALL)
+    out, sums = _native_forward({**case, "x": case["x"][:0]})
+    assert out.size == 0
+    assert_bitwise(sums, np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gradient_of_channel_sums_joins_that_of_the_result(isa, dtype):
+    for shape in pairwise(V=(1, 17, 25), T=(1, 7), C=(3, 16), O=(1, 3, 16, 33), K=(1, 3), **OPTIONS):
+        case = _case(shape, dtype)
+        rng = np.random.default_rng(0)
+        with instruction_set(isa):
+            y, _ = _native_forward(case)
+            g = rng.standard_normal(y.transpose(0, 2, 3, 1).shape).astype(dtype).transpose(0, 3, 1, 2)
+            sums_grad = rng.standard_normal((2, y.shape[1]))
+            joined = g + sums_grad[0][:, None, None] + 2 * y.astype(np.float64) * sums_grad[1][:, None, None]
+            joined = np.ascontiguousarray(joined.astype(dtype).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+            result, expected = _native_backward(case, g, y, sums_grad), _native_backward(case, joined)
+        for got, wanted in zip(result, expected, strict=True):
+            tolerance = 64 * np.finfo(dtype).eps * np.abs(wanted).max()
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance, err_msg=str(shape))
+
+
+def test_the_gradient_of_channel_sums_keeps_its_digits_where_the_mean_is_large():
+    """Batch-norm's gradient is orthogonal to 1 and to y: the sums' parts cancel most of each other."""
+    case = _case({**SMALL, "V": 25, "T": 50, "O": 16, "K": 1, "C": 16, "bias": True}, clips=8)
+    case["adjacency"] = np.eye(25, dtype=np.float32)[None]
+    y, sums = _native_forward(case, mean=1000.0)
+    mean = sums[0] / (y.size // 16)
+    sums_grad = np.stack([-2 * mean, np.ones(16)])
+    *_, bias_grad = _native_backward(case, np.zeros_like(y), y, sums_grad)
+    centred = 2 * (y.astype(np.float64) - mean[:, None, None])
+    assert np.abs(bias_grad - centred.sum(axis=(0, 2, 3))).max() < 1e-6 * np.abs(centred).sum(axis=(0, 2, 3)).min()
+
+
+def test_channel_sums_do_not_depend_on_the_number_of_threads():
+    case = _case({**FULL, "V": 25, "T": 50, "C": 16, "O": 17}, clips=20)
+    y, _ = _native_forward(case)
+    check_threads_bitwise(lambda: _native_forward(case)[1])
+    check_threads_bitwise(lambda: tuple(_native_backward(case, y, y, np.ones((2, 17)))))
+
+
+def test_the_native_entry_refuses_sums_that_do_not_fit():
+    case = _case(SMALL)
+    out, sums = _native_forward(case)
+    arguments = [None if a is None else native_array(a.numpy()) for a in _canonical(case)]
+    for bad, error in ((sums[:, :3].copy(), ValueError), (sums.T.copy().T, ValueError)):
+        with pytest.raises(error, match="sums"):
+            native().graph_conv(*arguments, native_array(out), native_array(bad))
+    with pytest.raises((TypeError, ValueError), match="sums must be float64"):
+        native().graph_conv(*arguments, native_array(out), native_array(sums.astype(np.float32)))
+    nothing = [None] * 6
+    y, good = native_array(out), native_array(sums)
+    with pytest.raises(ValueError, match="y and sums_grad must be given together"):
+        native().graph_conv_backward(y, *arguments, *nothing, y)
+    with pytest.raises(ValueError, match="sums_grad"):
+        native().graph_conv_backward(y, *arguments, *nothing, y, native_array(sums[:, :3].copy()))
+    with pytest.raises(ValueError, match="y must have the shape of g"):
+        native().graph_conv_backward(y, *arguments, *nothing, native_array(out[:, :, :1].copy()), good)
