@@ -46,8 +46,9 @@ class STGCNBlock(nn.Module):
     Notes
     -----
     The layers run as fused ops: :func:`asma_fast.ops.block_graph_conv`, :func:`asma_fast.ops.block_temporal_conv` and
-    :func:`asma_fast.ops.block_output`, in eval mode without gradients :func:`asma_fast.ops.block_inference`. Where one was replaced by another kind
-    of module (SyncBatchNorm, say) or carries a hook, they are called one by one, and ``recompute`` does nothing.
+    :func:`asma_fast.ops.block_output`; in eval mode without gradients :func:`asma_fast.ops.block_inference`. Where a
+    layer was replaced by another kind of module (SyncBatchNorm, say) or carries a hook, they are called one by one, and
+    ``recompute`` does nothing.
 
     Raises
     ------
@@ -130,6 +131,7 @@ class STGCNBlock(nn.Module):
             if not any(value is not None and value.requires_grad for value in wanted):
                 return self._inference(x, view, nodes, scale, shift)
         arguments = (x, view, nodes, scale, shift, seed, ids)
+        out: Tensor
         if self.recompute and torch.is_grad_enabled():
             out, *sums = checkpoint(self._passes, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
