@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from asma_fast._array import Array, channels_last, empty, empty_channels_last
+from asma_fast._array import Array, channels_last, dense, empty, empty_channels_last
 from asma_fast.ops._block_output import block_output
 from asma_fast.ops._contract import check_alike, check_dtype, check_shape, check_together
 from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, call_native, run
@@ -246,7 +246,8 @@ def _native_temporal(
     sums: Array,
 ) -> None:
     sizes = (stride, left, dilation, groups)
-    call_native("temporal_conv", channels_last(x), weight, bias, *sizes, y, scale, shift, None, False, sums)
+    affine = (dense(scale), dense(shift))
+    call_native("temporal_conv", channels_last(x), weight, dense(bias), *sizes, y, *affine, None, False, sums)
 
 
 def _activated(x: Any, scale: Any, shift: Any) -> Any:
@@ -294,7 +295,8 @@ def _native_inference(
 ) -> None:
     sizes = (stride, left, dilation, groups)
     residual = None if residual is None else channels_last(residual)
-    call_native("temporal_conv", channels_last(x), weight, bias, *sizes, out, scale, shift, residual, True)
+    affine = (dense(scale), dense(shift))
+    call_native("temporal_conv", channels_last(x), weight, dense(bias), *sizes, out, *affine, residual, True)
 
 
 def _reference_inference(x: Any, scale: Any, shift: Any, weight: Any, bias: Any, residual: Any, *sizes: int) -> Any:
@@ -354,7 +356,9 @@ def _wanted(needs: Any, grads: Any) -> list[Any]:
 def _native_graph_backward(g: Array, sums_grad: Array | None, y: Array | None, *rest: Any) -> None:
     args, needs, grads = rest[:11], rest[11], rest[12:]
     y = None if y is None else channels_last(y)
-    call_native("graph_conv_backward", channels_last(g), *_dense_parameters(args), *_wanted(needs, grads), y, sums_grad)
+    call_native(
+        "graph_conv_backward", channels_last(g), *_dense_parameters(args), *_wanted(needs, grads), y, dense(sums_grad)
+    )
 
 
 def _native_temporal_backward(g: Array, sums_grad: Array | None, y: Array | None, *rest: Any) -> None:
@@ -372,12 +376,12 @@ def _native_temporal_backward(g: Array, sums_grad: Array | None, y: Array | None
         x_grad,
         weight_grad,
         bias_grad,
-        scale,
-        shift,
+        dense(scale),
+        dense(shift),
         scale_grad,
         shift_grad,
         None if y is None else channels_last(y),
-        sums_grad,
+        dense(sums_grad),
     )
 
 

@@ -76,10 +76,9 @@ inline void add(real* sums, Vec values) {
     store(sums, load(sums) + values);
 }
 
-template <bool drops, bool sums, bool residual_sums>
-inline void backward(const BlockOutputBackwardParams<real>& p, std::int64_t item, real* table) {
-    const std::int64_t n = item / p.pieces, from = item % p.pieces * dropout_piece;
-    const std::int64_t to = from + dropout_piece < p.size ? from + dropout_piece : p.size;
+template <bool drops, bool sums, bool residual_sums> inline void backward(const BlockOutputBackwardParams<real>& p,
+                                                                          std::int64_t n, std::int64_t from,
+                                                                          std::int64_t to, real* table) {
     const std::int64_t start = n * p.size, entries = channel_table(p.channels);
     const real *all_g = p.g + start, *out = p.out + start;
     const real* x = p.x ? p.x + start : nullptr;
@@ -106,7 +105,10 @@ inline void backward(const BlockOutputBackwardParams<real>& p, std::int64_t item
 
 template <bool drops, bool sums, bool residual_sums>
 void backward_parts(const BlockOutputBackwardParams<real>& p, std::int64_t begin, std::int64_t end) {
-    const std::int64_t most = 16 * p.channels > dropout_piece ? 16 * p.channels : dropout_piece;
+    // Elements that a float sum takes before it goes to the double one: some, also of many channels.
+    std::int64_t most = dropout_piece;
+    while (most > 1024 && most >= 32 * p.channels) most /= 2;
+    static_assert(1024 % drawn_together == 0);
     for (std::int64_t part = begin; part < end; ++part) {
         real* table = p.table + part * 4 * channel_table(p.channels);
         double* partial = p.partial + part * 4 * p.channels;
@@ -114,13 +116,12 @@ void backward_parts(const BlockOutputBackwardParams<real>& p, std::int64_t begin
         for (std::int64_t i = 0; i < 4 * p.channels; ++i) partial[i] = 0;
         const std::int64_t first = part * p.part_pieces;
         const std::int64_t last = first + p.part_pieces < p.all_pieces ? first + p.part_pieces : p.all_pieces;
-        std::int64_t summed = 0;
         for (std::int64_t item = first; item < last; ++item) {
-            backward<drops, sums, residual_sums>(p, item, table);
-            summed += dropout_piece;
-            if ((sums || residual_sums) && (summed >= most || item + 1 == last)) {
-                flush(table, partial, p.channels);
-                summed = 0;
+            const std::int64_t n = item / p.pieces, start = item % p.pieces * dropout_piece;
+            const std::int64_t stop = start + dropout_piece < p.size ? start + dropout_piece : p.size;
+            for (std::int64_t from = start; from < stop; from += most) {
+                backward<drops, sums, residual_sums>(p, n, from, from + most < stop ? from + most : stop, table);
+                if (sums || residual_sums) flush(table, partial, p.channels);
             }
         }
     }
