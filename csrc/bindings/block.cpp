@@ -114,14 +114,16 @@ template <class Real> void merge(const Maybe& grad, const double* partial, std::
     if (!grad) return;
     check_sizes(*grad, {channels}, what);
     Real* to = grad->data<Real>(what);
+    const std::int64_t entries = cpu::channel_table(channels);
     for (std::int64_t c = 0; c < channels; ++c) {
         double sum = 0, product = 0;
-        for (std::int64_t part = 0; part < parts; ++part) {
-            sum += partial[part * 4 * channels + c];
-            if (pivot) product += partial[(part * 4 + 1) * channels + c];
-        }
-        to[c * grad->stride(0)] =
-            static_cast<Real>(factor * (pivot ? product + static_cast<double>(pivot[c]) * sum : sum));
+        for (std::int64_t part = 0; part < parts; ++part)
+            for (std::int64_t i = c; i < entries; i += channels) {
+                sum += partial[part * 4 * entries + i];
+                if (pivot) product += partial[(part * 4 + 1) * entries + i];
+            }
+        if (pivot) sum = product + static_cast<double>(pivot[c]) * sum;
+        to[c * grad->stride(0)] = static_cast<Real>(factor * sum);
     }
 }
 
@@ -156,15 +158,15 @@ void block_output_backward(const Array& g, const Array& out, const Maybe& x, con
         p.scale = scales.data(), p.residual_scale = residual_scales.data();
         p.pivot = pivot.data(), p.residual_pivot = residual_pivot.data();
         const bool summing = p.sums || p.residual_sums;
-        Scratch<Real> table(checked_product({parts, 4, cpu::channel_table(p.channels)}));
-        Scratch<double> partial(checked_product({parts, 4, p.channels}));
-        p.table = table.data(), p.partial = partial.data();
+        const std::int64_t entries = cpu::channel_table(p.channels);
+        Scratch<double> partial(checked_product({parts, 4, entries}));
+        p.partial = partial.data();
         parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
             cpu::kernels<Real>().block_output_backward(p, begin, end);
         });
         if (!summing) return;
         const double kept = dropout_scale(cut);
-        const double *first = partial.data(), *second = partial.data() + 2 * p.channels;
+        const double *first = partial.data(), *second = partial.data() + 2 * entries;
         merge<Real>(shift_grad, first, parts, p.channels, nullptr, kept, "shift_grad");
         merge<Real>(scale_grad, first, parts, p.channels, p.pivot, kept, "scale_grad");
         merge<Real>(residual_shift_grad, second, parts, p.channels, nullptr, 1, "residual_shift_grad");

@@ -58,27 +58,18 @@ template <bool drops> inline void forward(const BlockOutputParams<real>& p, std:
     });
 }
 
-// Adds the tables of float sums to the part's double ones, and clears them.
-inline void flush(real* table, double* partial, std::int64_t channels) {
-    const std::int64_t entries = channel_table(channels);
-    for (int sum = 0; sum < 4; ++sum, table += entries, partial += channels) {
-        for (std::int64_t c = 0; c < channels; ++c) partial[c] += static_cast<double>(table[c]);
-        std::int64_t c = 0;
-        for (std::int64_t i = channels; i < entries; ++i) {
-            partial[c] += static_cast<double>(table[i]);
-            if (++c == channels) c = 0;
-        }
-        for (std::int64_t i = 0; i < entries; ++i) table[i] = 0;
-    }
+// Double sums: the pass has the time, as it waits for memory.
+typedef double Doubles __attribute__((vector_size(lanes * sizeof(double)), may_alias, aligned(sizeof(double))));
+
+inline void add(double* sums, const Vec& values) {
+    auto* to = reinterpret_cast<Doubles*>(sums);
+    *to = *to + __builtin_convertvector(values, Doubles);
 }
 
-inline void add(real* sums, Vec values) {
-    store(sums, load(sums) + values);
-}
-
-template <bool drops, bool sums, bool residual_sums> inline void backward(const BlockOutputBackwardParams<real>& p,
-                                                                          std::int64_t n, std::int64_t from,
-                                                                          std::int64_t to, real* table) {
+template <bool drops, bool sums, bool residual_sums>
+inline void backward(const BlockOutputBackwardParams<real>& p, std::int64_t item, double* table) {
+    const std::int64_t n = item / p.pieces, from = item % p.pieces * dropout_piece;
+    const std::int64_t to = from + dropout_piece < p.size ? from + dropout_piece : p.size;
     const std::int64_t start = n * p.size, entries = channel_table(p.channels);
     const real *all_g = p.g + start, *out = p.out + start;
     const real* x = p.x ? p.x + start : nullptr;
@@ -105,25 +96,13 @@ template <bool drops, bool sums, bool residual_sums> inline void backward(const 
 
 template <bool drops, bool sums, bool residual_sums>
 void backward_parts(const BlockOutputBackwardParams<real>& p, std::int64_t begin, std::int64_t end) {
-    // Elements that a float sum takes before it goes to the double one: some, also of many channels.
-    std::int64_t most = dropout_piece;
-    while (most > 1024 && most >= 32 * p.channels) most /= 2;
-    static_assert(1024 % drawn_together == 0);
+    const std::int64_t entries = 4 * channel_table(p.channels);
     for (std::int64_t part = begin; part < end; ++part) {
-        real* table = p.table + part * 4 * channel_table(p.channels);
-        double* partial = p.partial + part * 4 * p.channels;
-        for (std::int64_t i = 0; i < 4 * channel_table(p.channels); ++i) table[i] = 0;
-        for (std::int64_t i = 0; i < 4 * p.channels; ++i) partial[i] = 0;
+        double* table = p.partial + part * entries;
+        for (std::int64_t i = 0; i < entries; ++i) table[i] = 0;
         const std::int64_t first = part * p.part_pieces;
         const std::int64_t last = first + p.part_pieces < p.all_pieces ? first + p.part_pieces : p.all_pieces;
-        for (std::int64_t item = first; item < last; ++item) {
-            const std::int64_t n = item / p.pieces, start = item % p.pieces * dropout_piece;
-            const std::int64_t stop = start + dropout_piece < p.size ? start + dropout_piece : p.size;
-            for (std::int64_t from = start; from < stop; from += most) {
-                backward<drops, sums, residual_sums>(p, n, from, from + most < stop ? from + most : stop, table);
-                if (sums || residual_sums) flush(table, partial, p.channels);
-            }
-        }
+        for (std::int64_t item = first; item < last; ++item) backward<drops, sums, residual_sums>(p, item, table);
     }
 }
 

@@ -35,8 +35,8 @@ template <class Real> struct BlockOutputBackwardParams {
     std::uint64_t seed;
     std::uint32_t purpose, cut;
     bool sums, residual_sums;  // whether gradients of scale and shift, of the residual's, are wanted
-    Real* table;               // (parts, 4, channel_table): working memory
-    // (parts, 4, channels) of the gradient after dropout: Σ g, Σ g·x, of the residual's: Σ g, Σ g·residual.
+    // (parts, 4, channel_table) of the gradient after dropout: Σ g, Σ g·x, of the residual's: Σ g, Σ g·residual.
+    // Entries a multiple of `channels` apart belong to one channel.
     double* partial;
 };
 

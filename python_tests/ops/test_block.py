@@ -359,7 +359,11 @@ def test_batch_norm_of_a_mean_far_above_the_spread_is_torchs(isa, shape, offset)
     for some in (grads, exact, reference):
         some.pop("bias")  # exactly zero: the norm takes every bias away
     for name, gradient in grads.items():
-        assert_within_budget(gradient, exact[name], reference[name], what=name)
+        if offset == 0:
+            assert_within_budget(gradient, exact[name], reference[name], what=name)
+        else:  # float32's rounding, magnified by the mean
+            magnified = 8 * np.finfo(np.float32).eps * offset * float(exact[name].abs().max())
+            torch.testing.assert_close(gradient.double(), exact[name], rtol=0, atol=magnified, msg=name)
     native64 = gradients(lambda **t: _normalised(**t, impl="cpu"), tensors, torch.float64)
     for name, gradient in exact.items():
         torch.testing.assert_close(native64[name], gradient, rtol=1e-6, atol=1e-6, msg=name)
@@ -429,8 +433,8 @@ def test_torch_contract_of_the_backward_ops():
 @pytest.mark.parametrize("case", CASES)
 def test_compiles_once(impl, case):
     shapes = (
-        {"B": 4, "C": 6, "T": 12, "V": 9, "C_out": 10, "k": 3, "N": 4},
-        {"B": 5, "C": 7, "T": 14, "V": 11, "C_out": 8, "k": 3, "N": 5},
+        {"B": 4, "C": 7, "T": 13, "V": 9, "C_out": 10, "k": 3, "N": 4},
+        {"B": 5, "C": 5, "T": 15, "V": 11, "C_out": 8, "k": 3, "N": 5},
     )
     if (case, impl) == ("graph", "reference"):
         shapes[1]["V"] = 9  # it loops over joints
