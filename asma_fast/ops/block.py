@@ -452,7 +452,7 @@ if HAVE_TORCH:
     def _autograd(name: str, places: tuple[int, ...], arrays: int) -> type[torch.autograd.Function]:
         """Of an op whose first ``arrays`` arguments are tensors or None, with gradients at ``places``."""
 
-        class Convolution(torch.autograd.Function):
+        class _BlockConvolution(torch.autograd.Function):
             differentiable = places
 
             @staticmethod
@@ -481,7 +481,7 @@ if HAVE_TORCH:
                         result[place] = grad
                 return tuple(result)
 
-        return Convolution
+        return _BlockConvolution
 
     register(GRAPH, _autograd(GRAPH.name, GRAPH_DIFFERENTIABLE, 11))
     register(GRAPH_BACKWARD)

@@ -59,11 +59,16 @@ template <bool drops> inline void forward(const BlockOutputParams<real>& p, std:
 }
 
 // Double sums: the pass has the time, as it waits for memory.
-typedef double Doubles __attribute__((vector_size(lanes * sizeof(double)), may_alias, aligned(sizeof(double))));
+typedef double Doubles __attribute__((vector_size(ASMA_VECTOR_BYTES), may_alias, aligned(sizeof(double))));
+constexpr int doubles = ASMA_VECTOR_BYTES / static_cast<int>(sizeof(double));
+typedef real Narrow __attribute__((vector_size(doubles * sizeof(real)), may_alias));
 
+// `auto*` would lose the alignment of the type.
 inline void add(double* sums, const Vec& values) {
-    auto* to = reinterpret_cast<Doubles*>(sums);
-    *to = *to + __builtin_convertvector(values, Doubles);
+    for (int part = 0; part < lanes / doubles; ++part) {
+        Doubles* to = reinterpret_cast<Doubles*>(sums + part * doubles);
+        *to = *to + __builtin_convertvector(reinterpret_cast<const Narrow*>(&values)[part], Doubles);
+    }
 }
 
 template <bool drops, bool sums, bool residual_sums>

@@ -86,7 +86,7 @@ static inline void draw_bits(std::uint64_t seed, std::uint64_t id, std::uint32_t
     const Wide low = 0xFFFFFFFFu - Wide{};
     for (int s = 0; s < streams; ++s) {
         const Wide words01 = (c0[s] & low) | (c1[s] << 32), words23 = (c2[s] & low) | (c3[s] << 32);
-        auto* to = reinterpret_cast<WideUnaligned*>(bits) + 2 * s;
+        WideUnaligned* to = reinterpret_cast<WideUnaligned*>(bits) + 2 * s;
         to[0] = interleave(words01, words23, false);
         to[1] = interleave(words01, words23, true);
     }
