@@ -1,6 +1,7 @@
 """The passes of a training block: convolutions that also give what batch-norm needs of their results.
 
-The last pass, :func:`block_output`, stands in a file of its own; the op of inference is here.
+The last pass, :func:`block_output`, stands in a file of its own; the op of inference is here. The file is long because
+three ops and their gradients share one contract.
 """
 
 from __future__ import annotations
