@@ -175,13 +175,19 @@ void temporal_conv_merge(const TemporalConvMergeParams<real>& p, std::int64_t be
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / sizes.channels, c = item % sizes.channels;
         const real* partial = p.partial + group * sizes.taps * tap_size + c * sizes.columns;
-        for (std::int64_t n = 0; n < sizes.columns; ++n) {
-            real* to = p.weight_grad + ((group * sizes.columns + n) * sizes.channels + c) * sizes.taps;
-            for (std::int64_t tap = 0; tap < sizes.taps; ++tap) {
+        real* to = p.weight_grad + (group * sizes.columns * sizes.channels + c) * sizes.taps;
+        const std::int64_t column = sizes.channels * sizes.taps;
+        for (std::int64_t tap = 0; tap < sizes.taps; ++tap, partial += tap_size) {
+            std::int64_t n = 0;
+            for (; n + lanes <= sizes.columns; n += lanes) {
+                Vec sums = load(partial + n);
+                for (std::int64_t part = 1; part < p.parts; ++part) sums += load(partial + part * part_size + n);
+                for (int lane = 0; lane < lanes; ++lane) to[(n + lane) * column + tap] = sums[lane];
+            }
+            for (; n < sizes.columns; ++n) {
                 real sum = 0;
-                for (std::int64_t part = 0; part < p.parts; ++part)
-                    sum += partial[part * part_size + tap * tap_size + n];
-                to[tap] = sum;
+                for (std::int64_t part = 0; part < p.parts; ++part) sum += partial[part * part_size + n];
+                to[n * column + tap] = sum;
             }
         }
     }

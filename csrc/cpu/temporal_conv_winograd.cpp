@@ -49,8 +49,8 @@ template <class T> inline void weight_points(const T (&w)[tile], T (&u)[points])
 }
 
 // Gᵀ: the gradients of three taps.
-inline void tap_gradients(const real (&u)[points], real (&w)[tile]) {
-    const real half = real{-0.5} * u[1], sixth = (u[3] - u[2]) * static_cast<real>(1.0 / 6);
+template <class T> inline void tap_gradients(const T (&u)[points], T (&w)[tile]) {
+    const T half = real{-0.5} * u[1], sixth = (u[3] - u[2]) * static_cast<real>(1.0 / 6);
     w[0] = (u[0] * real{0.5} + half) + sixth;
     w[1] = (half + u[2] * static_cast<real>(1.0 / 6)) + u[3] * static_cast<real>(1.0 / 3);
     w[2] = ((half + sixth) + u[3] * real{0.5}) + u[4];
@@ -344,18 +344,33 @@ void winograd_merge(const TemporalConvMergeParams<real>& p, std::int64_t begin, 
     const TemporalConvSizes& sizes = p.sizes;
     const std::int64_t triples = winograd_triples(sizes.taps), tap_size = sizes.channels * sizes.columns;
     const std::int64_t point_size = triples * tap_size, part_size = sizes.groups * points * point_size;
+    const std::int64_t column = sizes.channels * sizes.taps;
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / sizes.channels, c = item % sizes.channels;
         const real* partial = p.partial + group * points * point_size + c * sizes.columns;
-        for (std::int64_t n = 0; n < sizes.columns; ++n) {
-            real* to = p.weight_grad + ((group * sizes.columns + n) * sizes.channels + c) * sizes.taps;
-            for (std::int64_t q = 0; q < triples; ++q) {
-                real sums[points] = {}, taps[tile];
+        for (std::int64_t q = 0; q < triples; ++q) {
+            const std::int64_t left = sizes.taps - tile * q, taps = left < tile ? left : tile;
+            const real* from = partial + q * tap_size;
+            real* to = p.weight_grad + (group * sizes.columns * sizes.channels + c) * sizes.taps + tile * q;
+            std::int64_t n = 0;
+            for (; n + lanes <= sizes.columns; n += lanes) {
+                Vec sums[points], gradients[tile];
+                for (int point = 0; point < points; ++point) {
+                    sums[point] = load(from + point * point_size + n);
+                    for (std::int64_t part = 1; part < p.parts; ++part)
+                        sums[point] += load(from + part * part_size + point * point_size + n);
+                }
+                tap_gradients(sums, gradients);
+                for (int lane = 0; lane < lanes; ++lane)
+                    for (int i = 0; i < taps; ++i) to[(n + lane) * column + i] = gradients[i][lane];
+            }
+            for (; n < sizes.columns; ++n) {
+                real sums[points] = {}, gradients[tile];
                 for (int point = 0; point < points; ++point)
                     for (std::int64_t part = 0; part < p.parts; ++part)
-                        sums[point] += partial[part * part_size + point * point_size + q * tap_size + n];
-                tap_gradients(sums, taps);
-                for (int i = 0; i < tile && tile * q + i < sizes.taps; ++i) to[tile * q + i] = taps[i];
+                        sums[point] += from[part * part_size + point * point_size + n];
+                tap_gradients(sums, gradients);
+                for (int i = 0; i < taps; ++i) to[n * column + i] = gradients[i];
             }
         }
     }
