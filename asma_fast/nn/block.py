@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from asma_fast import ops
+from asma_fast.nn._batch_norm import batch_affine, has_no_hooks, is_plain, running_affine, update_running
 from asma_fast.nn.graph_conv import GraphConv
 from asma_fast.nn.temporal_conv import TemporalConv
 from asma_fast.skeleton import Partition, Skeleton
@@ -32,8 +38,17 @@ class STGCNBlock(nn.Module):
         change.
     index
         The block's place in its network, which keys its dropout.
+    recompute
+        Keep only the block's input for the backward pass, and run the block again there: less memory, more time.
     impl
         Implementation of the ops.
+
+    Notes
+    -----
+    The layers run as fused ops: :func:`asma_fast.ops.block_graph_conv`, :func:`asma_fast.ops.block_temporal_conv` and
+    :func:`asma_fast.ops.block_output`; in eval mode without gradients :func:`asma_fast.ops.block_inference`. Where a
+    layer was replaced by another kind of module (SyncBatchNorm, say) or carries a hook, they are called one by one, and
+    ``recompute`` does nothing.
 
     Raises
     ------
@@ -61,6 +76,7 @@ class STGCNBlock(nn.Module):
         dropout: float = 0.0,
         residual: bool = True,
         index: int = 0,
+        recompute: bool = False,
         impl: str | ops.Impl = "auto",
     ) -> None:
         super().__init__()
@@ -68,7 +84,7 @@ class STGCNBlock(nn.Module):
             raise ValueError(f"stride must be at least 1, got {stride}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.dropout, self.index, self.impl = float(dropout), index, impl
+        self.dropout, self.index, self.recompute, self.impl = float(dropout), index, recompute, impl
         self.graph_conv = GraphConv(in_channels, out_channels, skeleton, partition=partition, impl=impl)
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.temporal_conv = TemporalConv(out_channels, out_channels, taps, stride=stride, impl=impl)
@@ -105,12 +121,124 @@ class STGCNBlock(nn.Module):
             raise ValueError(
                 f"x must have shape (B, C, T, V) for a block with a residual, got the clip {tuple(x.shape)}"
             )
+        if self.training and self.dropout > 0 and seed is None:
+            raise ValueError("seed must be given in training mode with dropout, got None")
+        if not self._fuses():
+            return self._one_by_one(x, view, nodes, scale, shift, seed, ids)
+        norms = self._norms()
+        if not (self.training and self.dropout > 0) and not any(norm.training for norm in norms):
+            wanted = (x, scale, shift, *self.parameters()) if torch.is_grad_enabled() else ()
+            if not any(value is not None and value.requires_grad for value in wanted):
+                return self._inference(x, view, nodes, scale, shift)
+        arguments = (x, view, nodes, scale, shift, seed, ids)
+        out: Tensor
+        if self.recompute and torch.is_grad_enabled():
+            out, *sums = checkpoint(self._passes, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out, *sums = self._passes(*arguments)
+        frames = x.shape[2] if view is None or view.frames is None else view.frames.shape[1]
+        rows = out.shape[0] * out.shape[3]
+        for norm, length, some in zip(norms, (frames, out.shape[2], out.shape[2]), sums, strict=False):
+            update_running(norm, rows * length, some)
+        return out
+
+    def _norms(self) -> list[nn.BatchNorm2d]:
+        """In the order in which the passes give sums."""
+        layers = self._residual_layers()
+        return [self.norm1, self.norm2] if layers is None else [self.norm1, self.norm2, layers[1]]
+
+    def _residual_layers(self) -> tuple[TemporalConv, nn.BatchNorm2d] | None:
+        return tuple(self.residual) if isinstance(self.residual, nn.Sequential) else None  # type: ignore[return-value]
+
+    def _fuses(self) -> bool:
+        """Whether every layer is what this class made of it, so that the fused ops do what calling them would."""
+        layers: list[nn.Module] = [self.graph_conv, self.temporal_conv]
+        norms: list[nn.Module] = [self.norm1, self.norm2]
+        if self.residual is not None:
+            if type(self.residual) is nn.Sequential and len(self.residual) == 2:
+                layers.append(self.residual[0])
+                norms.append(self.residual[1])
+            elif type(self.residual) is not nn.Identity:
+                return False
+            if not has_no_hooks(self.residual):
+                return False
+        kinds = (GraphConv, TemporalConv, TemporalConv)
+        return all(
+            type(layer) is kind and has_no_hooks(layer) and layer.weight.dtype == self.norm1.weight.dtype
+            for layer, kind in zip(layers, kinds, strict=False)
+        ) and all(is_plain(norm) and norm.weight.dtype == self.norm1.weight.dtype for norm in norms)
+
+    def _passes(
+        self,
+        x: Tensor,
+        view: View | None,
+        nodes: Tensor | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        seed: Tensor | int | None,
+        ids: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """The result and the sums of what each norm normalises. Pure: running statistics are the caller's to move."""
+        graph = self.graph_conv
+        y1, sums1 = ops.block_graph_conv(
+            x,
+            graph.weight,
+            graph.adjacency * graph.edge_importance,
+            graph.bias,
+            view=view,
+            nodes=nodes,
+            scale=scale,
+            shift=shift,
+            pattern=graph.pattern,
+            impl=graph.impl,
+        )
+        y2, sums2 = _convolve(self.temporal_conv, y1, *batch_affine(self.norm1, y1, sums1))
+        residual: Tensor | None = None if self.residual is None else x
+        affine: tuple[Tensor | None, Tensor | None] = (None, None)
+        sums = [sums1, sums2]
+        if (layers := self._residual_layers()) is not None:
+            residual, last = _convolve(layers[0], x)
+            affine = batch_affine(layers[1], residual, last)
+            sums.append(last)
+        out = ops.block_output(
+            y2,
+            *batch_affine(self.norm2, y2, sums2),
+            residual,
+            residual_scale=affine[0],
+            residual_shift=affine[1],
+            p=self.dropout if self.training else 0.0,
+            seed=seed,
+            block=self.index,
+            ids=ids,
+            impl=self.impl,
+        )
+        return out, *sums
+
+    def _inference(
+        self, x: Tensor, view: View | None, nodes: Tensor | None, scale: Tensor | None, shift: Tensor | None
+    ) -> Tensor:
+        """By running statistics, without gradients: the second norm is folded into the convolution."""
         y = self.graph_conv(x, view=view, nodes=nodes, scale=scale, shift=shift)
-        y = self.temporal_conv(functional.relu(self.norm1(y)))
-        y = self.norm2(y)
+        residual = None if self.residual is None else x
+        if (layers := self._residual_layers()) is not None:
+            residual = _folded(*layers, ops.temporal_conv, x)
+        first = running_affine(self.norm1)
+        return _folded(self.temporal_conv, self.norm2, ops.block_inference, y, *first, residual=residual)
+
+    def _one_by_one(
+        self,
+        x: Tensor,
+        view: View | None,
+        nodes: Tensor | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        seed: Tensor | int | None,
+        ids: Tensor | None,
+    ) -> Tensor:
+        y = self.graph_conv(x, view=view, nodes=nodes, scale=scale, shift=shift)
+        y = self.norm2(self.temporal_conv(functional.relu(self.norm1(y))))
         if self.training and self.dropout > 0:
-            if seed is None:
-                raise ValueError("seed must be given in training mode with dropout, got None")
+            assert seed is not None
             y = ops.dropout(y, self.dropout, seed=seed, ids=ids, block=self.index, impl=self.impl)
         if self.residual is not None:
             y = y + self.residual(x)
@@ -118,3 +246,29 @@ class STGCNBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dropout={self.dropout}, index={self.index}"
+
+
+def _convolve(
+    conv: TemporalConv, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Result and sums."""
+    return ops.block_temporal_conv(x, conv.weight, conv.bias, scale=scale, shift=shift, **_options(conv))
+
+
+def _folded(
+    conv: TemporalConv, norm: nn.BatchNorm2d, op: Callable[..., Tensor], *arguments: Tensor, **more: Tensor | None
+) -> Tensor:
+    """``op`` with the convolution's parameters, the norm after it folded into them."""
+    scale, shift = running_affine(norm)
+    bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
+    return op(*arguments, conv.weight * scale[:, None, None], bias, **more, **_options(conv))
+
+
+def _options(conv: TemporalConv) -> dict[str, Any]:
+    return {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "impl": conv.impl,
+    }

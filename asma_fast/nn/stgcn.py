@@ -49,6 +49,9 @@ class STGCN(nn.Module):
         ``"spatial"``, ``"distance"`` or ``"uniform"``.
     taps
         Frames that a temporal convolution sums over.
+    recompute
+        Keep only the input of each block for the backward pass, and run the block again there: in training less than
+        half of the memory, at the cost of a second forward pass.
     impl
         Implementation of the ops.
 
@@ -84,6 +87,7 @@ class STGCN(nn.Module):
         bodies: Bodies = "mean",
         partition: Partition = "spatial",
         taps: int = 9,
+        recompute: bool = False,
         impl: str | ops.Impl = "auto",
     ) -> None:
         super().__init__()
@@ -112,6 +116,7 @@ class STGCN(nn.Module):
                 dropout=dropout if index else 0.0,
                 residual=index > 0,
                 index=index,
+                recompute=recompute,
                 impl=impl,
             )
             for index, (wide, out, stride) in enumerate(zip((in_channels, *channels), channels, strides, strict=False))

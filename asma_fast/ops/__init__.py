@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asma_fast.ops._op import Impl
+from asma_fast.ops.block import block_graph_conv, block_inference, block_output, block_temporal_conv
 from asma_fast.ops.dropout import dropout
 from asma_fast.ops.gather_view import gather_view
 from asma_fast.ops.graph_conv import graph_conv
@@ -14,6 +15,10 @@ from asma_fast.ops.temporal_conv import temporal_conv
 
 __all__ = [
     "Impl",
+    "block_graph_conv",
+    "block_inference",
+    "block_output",
+    "block_temporal_conv",
     "dropout",
     "frame_and_joint_motion",
     "frame_motion",

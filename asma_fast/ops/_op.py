@@ -70,7 +70,8 @@ class Op:
     autocast
         Under autocast half-precision inputs are cast to float32.
     keeps_dtype
-        The reference's result, computed in float32 or wider, is rounded to the first argument's dtype.
+        The reference's result (the first of several), computed in float32 or wider, is rounded to the first argument's
+        dtype.
     """
 
     name: str
@@ -200,6 +201,8 @@ def _run_reference(op: Op, args: tuple[Any, ...]) -> Any:
         else:
             with torch.profiler.record_function(f"asma_fast::{op.name} reference"):
                 result = op.reference(*args)
+        if op.keeps_dtype and isinstance(result, tuple):
+            return (result[0].to(dtype), *result[1:])
         return result.to(dtype) if op.keeps_dtype else result
     with torch.no_grad():
         result = op.reference(*(to_tensor(a) if isinstance(a, np.ndarray) else a for a in args))

@@ -103,7 +103,7 @@ def _reference(x: Any, seed: Any, ids: Any, p: float, block: int) -> Any:
     rows = b // max(ids.shape[0], 1)
     size = rows * t * v * c
     calls = torch.arange((size + 7) // 8, device=x.device)
-    words = torch.stack(philox_words(seed, ids[:, None], calls, Purpose.DROPOUT + block), dim=-1)
+    words = torch.stack(philox_words(seed, ids[:, None], calls, Purpose.DROPOUT.value + block), dim=-1)
     bits = torch.stack([words & 0xFFFF, words >> 16], dim=-1).flatten(1)[:, :size]
     dropped = (bits < q).reshape(b, t, v, c)
     out = empty_channels_last((b, c, t, v), x)

@@ -77,6 +77,21 @@ def graph_conv(
     >>> y.shape, float(y[0, 0, 0, 0])
     ((2, 7, 4, 5), 3.0)
     """
+    return run(OP, impl, *canonical(x, weight, adjacency, bias, view, nodes, scale, shift, pattern))
+
+
+def canonical(
+    x: Array,
+    weight: Array,
+    adjacency: Array,
+    bias: Array | None,
+    view: View | None,
+    nodes: Array | None,
+    scale: Array | None,
+    shift: Array | None,
+    pattern: Array | None,
+) -> tuple[Any, ...]:
+    """The arguments of the op: the view taken apart, once it is known to go with ``x``."""
     if view is not None:
         if not isinstance(view, View):
             raise TypeError(f"view must be a View, got {type(view).__name__}")
@@ -88,21 +103,7 @@ def graph_conv(
     elif nodes is not None and is_array(x) and x.ndim == 5:
         raise ValueError(f"nodes belong to a feature map (B, C, T, V); x is a clip of shape {tuple(x.shape)}: use view")
     frames, joints, transform = view_arguments(x, view)
-    return run(
-        OP,
-        impl,
-        x,
-        weight,
-        adjacency,
-        bias,
-        frames,
-        joints,
-        as_kind_of(nodes, x),
-        transform,
-        scale,
-        shift,
-        pattern,
-    )
+    return x, weight, adjacency, bias, frames, joints, as_kind_of(nodes, x), transform, scale, shift, pattern
 
 
 def output_shape(x: Array, weight: Array, frames: Array | None, joints: Array | None) -> tuple[int, int, int, int]:

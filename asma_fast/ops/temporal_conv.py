@@ -64,6 +64,13 @@ def temporal_conv(
     >>> temporal_conv(x, np.ones((1, 1, 3), np.float32)).ravel().tolist()
     [1.0, 3.0, 6.0, 5.0]
     """
+    return run(OP, impl, x, weight, bias, *sizes_of(weight, stride, padding, dilation, groups))
+
+
+def sizes_of(
+    weight: Array, stride: int, padding: int | tuple[int, int] | None, dilation: int, groups: int
+) -> tuple[int, int, int, int, int]:
+    """``stride, left, right, dilation, groups`` as ints."""
     stride, dilation, groups = as_int("stride", stride), as_int("dilation", dilation), as_int("groups", groups)
     if padding is None:
         check_shape("weight", weight, "C_out C_in/groups k")
@@ -75,7 +82,7 @@ def temporal_conv(
         left, right = as_int("padding", padding[0]), as_int("padding", padding[1])
     else:
         left = right = as_int("padding", padding)
-    return run(OP, impl, x, weight, bias, stride, left, right, dilation, groups)
+    return stride, left, right, dilation, groups
 
 
 def output_frames(frames: int, taps: int, stride: int, left: int, right: int, dilation: int) -> int:

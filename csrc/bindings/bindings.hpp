@@ -29,6 +29,7 @@ void check_sizes(const Array& array, std::initializer_list<std::int64_t> wanted,
 // Every entry of a (rows, columns) int32 map must lie in [0, limit): checked before any kernel touches memory.
 void check_indices(const Array& map, std::int64_t limit, const char* what);
 
+void bind_block(py::module_& module);
 void bind_data(py::module_& module);
 void bind_dropout(py::module_& module);
 void bind_gather_view(py::module_& module);

@@ -77,6 +77,7 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     module.def("available_instruction_sets", &cpu::available_instruction_sets);
     module.def("set_instruction_set", &cpu::set_instruction_set, py::arg("name"));
 
+    bind_block(module);
     bind_data(module);
     bind_dropout(module);
     bind_gather_view(module);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/block.hpp"
 #include "cpu/dropout.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
@@ -13,6 +14,8 @@
 
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
     KERNEL(add_sums_grad, AddSumsGradParams)                        \
+    KERNEL(block_output, BlockOutputParams)                         \
+    KERNEL(block_output_backward, BlockOutputBackwardParams)        \
     KERNEL(dropout, DropoutParams)                                  \
     KERNEL(gather_view, GatherViewParams)                           \
     KERNEL(gather_view_backward, GatherViewBackwardParams)          \

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from ops.contract import implementations
@@ -154,3 +156,124 @@ def test_block_options_out_of_range_are_refused() -> None:
         STGCNBlock(3, 3, SKELETON, stride=0)
     with pytest.raises(ValueError, match="partition must be one of"):
         GraphConv(3, 3, SKELETON, partition="radial")
+
+
+# ---- the fused passes of a block against its layers called one by one ----
+
+
+def one_by_one(block: STGCNBlock) -> STGCNBlock:
+    """The same block, its layers called as modules: a hook on one of them must be called."""
+    twin = copy.deepcopy(block)
+    twin.norm1.register_forward_hook(lambda *_: None)
+    return twin
+
+
+def calibrated(**options) -> STGCNBlock:
+    torch.manual_seed(2)
+    block = STGCNBlock(3, options.pop("out", 3), SKELETON, **options).double()
+    with torch.no_grad():
+        for name, value in block.state_dict().items():
+            if name.endswith("running_var") or "norm" in name or name.startswith("residual.1"):
+                value.copy_(torch.rand(value.shape) + 0.5)
+    return block
+
+
+def assert_same_pass(ours: STGCNBlock, theirs: STGCNBlock, **options) -> None:
+    """Results, gradients and running statistics."""
+    inputs = [maps().double().requires_grad_() for _ in range(2)]
+    results = [block(x, **options) for block, x in zip((ours, theirs), inputs, strict=True)]
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+    if results[0].requires_grad:
+        for result in results:
+            (result * torch.linspace(-1, 2, result.numel()).view(result.shape)).sum().backward()
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-8, atol=1e-8)
+        for (name, parameter), twin in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, twin.grad, rtol=1e-8, atol=1e-8, msg=name)
+    for (name, value), twin in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, twin, rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("mode", ["train", "eval", "frozen norms", "no gradients"])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2}, {"out": 6, "dropout": 0.4}, {"residual": False, "out": 5}, {"recompute": True}]
+)
+def test_a_fused_block_does_what_its_layers_do(options: dict, mode: str, impl: str) -> None:
+    block = calibrated(**options, impl=impl)
+    block.train(mode in ("train", "frozen norms"))
+    if mode == "frozen norms":
+        for module in block.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+    with torch.set_grad_enabled(mode != "no gradients"):
+        for _ in range(2):
+            assert_same_pass(block, one_by_one(block), seed=5)
+            block.zero_grad()
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_running_statistics_move_as_torchs_do(momentum: float | None) -> None:
+    block = calibrated(out=6, stride=2)
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+            module.reset_running_stats()
+    twin = one_by_one(block)
+    for scale in (1.0, 3.0, 0.2):
+        x = maps().double() * scale
+        block(x)
+        twin(x)
+    for (name, value), other in zip(block.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12, msg=name)
+    assert block.norm1.num_batches_tracked == 3
+
+
+def test_hooks_and_replaced_layers_are_called() -> None:
+    block = STGCNBlock(3, 6, SKELETON)
+    seen = []
+    block.residual[0].register_forward_hook(lambda *_: seen.append("hook"))
+    block(maps())
+    assert seen == ["hook"]
+
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    for place, layer in (("norm2", nn.Identity()), ("norm1", Doubled(6)), ("residual", TemporalConv(3, 6, 1))):
+        block = STGCNBlock(3, 6, SKELETON)
+        setattr(block, place, layer)
+        x = maps()
+        y = block.norm2(block.temporal_conv(torch.relu(block.norm1(block.graph_conv(x)))))
+        torch.testing.assert_close(block(x), torch.relu(y + block.residual(x)), msg=place)
+    for module in (block.norm1, block.norm2):
+        module.track_running_stats, module.running_mean, module.running_var = False, None, None
+    block.eval()
+    y = block.norm2(block.temporal_conv(torch.relu(block.norm1(block.graph_conv(x)))))
+    torch.testing.assert_close(block(x), torch.relu(y + block.residual(x)))
+
+
+def test_one_value_a_channel_cannot_be_normalised() -> None:
+    view = View(joints=torch.tensor([[1]], dtype=torch.int32))
+    for block in (STGCNBlock(3, 3, SKELETON, residual=False), STGCNBlock(3, 3, SKELETON, stride=2)):
+        x = maps(1, 3, 1)[..., :1]
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            block(x, nodes=view.joints)
+        assert block.eval()(x, nodes=view.joints).shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_empty_batch_gives_an_empty_map_and_moves_nothing(training: bool) -> None:
+    block = STGCNBlock(3, 6, SKELETON).train(training)
+    result = block(maps()[:0])
+    result.sum().backward()
+    assert result.shape == (0, 6, 9, 5)
+    assert (block.norm2.running_mean == 0).all()
+
+
+def test_gradcheck_of_a_block() -> None:
+    block = calibrated(out=4, stride=2, dropout=0.4)
+    x = maps(2, 3, 5).double().requires_grad_()
+    parameters = dict(block.named_parameters())
+    leaves = [parameters[name] for name in ("temporal_conv.weight", "norm1.weight", "residual.1.bias")]
+    leaves.append(block.graph_conv.weight)
+    assert torch.autograd.gradcheck(lambda x, *_: block(x, seed=3), (x, *leaves))
