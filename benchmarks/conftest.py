@@ -1,1 +1,64 @@
-"""Beside ``rates.py``, so that every benchmark can import it: pytest puts a conftest's folder on the path."""
+"""What every benchmark shares: ``--quick``, the fixture ``race``, and the table of targets at the end.
+
+pytest puts this folder on the path, so that a benchmark can import the modules beside this file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "python_tests"))  # published_networks
+
+from machine import machine_line
+from race import CLOCK, Effort, Race, LastGroup
+from targets import headline_rows, headline_text
+
+_RUN = pytest.StashKey[LastGroup]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="fewer shapes and rounds, every group still with its rivals")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "large: left out by --quick and by --benchmark-disable")
+    config.stash[_RUN] = LastGroup()
+    if config.getoption("quick"):
+        config.option.benchmark_max_time, config.option.benchmark_min_rounds = "0.1", 3
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "race" in item.fixturenames:
+            item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+    if config.getoption("quick") or config.getoption("benchmark_disable"):
+        large = [item for item in items if item.get_closest_marker("large")]
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if item not in large]
+
+
+@pytest.fixture
+def race(request, benchmark):
+    """A row of a group whose entries are timed in turn; see :class:`race.Race`."""
+    quick = request.config.getoption("quick")
+    effort = Effort(share=0.2, rounds=(3, 7), smallest=0.002) if quick else Effort()
+    return Race(benchmark, effort, request.config.stash[_RUN])
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    output_json["machine"] = machine_line()
+    output_json["command"] = " ".join(["pytest", *map(str, config.invocation_params.args)])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter, config):
+    session = config._benchmarksession
+    rows = [{"group": bench.group, "extra_info": bench.extra_info} for bench in session.benchmarks if bench]
+    found = headline_rows(rows)
+    if found:
+        terminalreporter.section("targets, by medians of ratios in this run")
+        for line in headline_text(found):
+            terminalreporter.write_line(line)
