@@ -25,6 +25,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "large: left out by --quick and by --benchmark-disable")
+    for kind in ("DeprecationWarning", "FutureWarning", "UserWarning"):  # of torch.compile and what it imports
+        config.addinivalue_line("filterwarnings", rf"ignore::{kind}:torch\..*")
     config.stash[_RUN] = LastGroup()
     if config.getoption("quick"):
         config.option.benchmark_max_time, config.option.benchmark_min_rounds = "0.1", 3

@@ -9,7 +9,7 @@ import pytest
 import torch
 from machine import peak_memory, saved_for_backward
 from race import ours, rival
-from rivals import CHANNELS_LAST, COMPILED, EAGER, NETWORKS, OURS, encoder_gflop, encoders
+from rivals import CHANNELS_LAST, COMPILED, EAGER, NETWORKS, OURS, SKELETON, encoder_gflop, encoders
 from works import their_clips, train_call
 
 large = pytest.mark.large
@@ -44,7 +44,7 @@ def test_forward(race, batch, threads, name):
 
     group = f"encoder forward, {batch} clips, {threads} threads"
     with torch.no_grad():
-        race(name, group, start, threads=threads, seconds=12.0, amounts={"GFLOP": encoder_gflop(batch), "clips": batch * 1e-9 * 1e9})
+        race(name, group, start, threads=threads, seconds=12.0, amounts={"GFLOP": encoder_gflop(batch), "clips": float(batch)})
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -70,28 +70,22 @@ def test_forward_and_backward(race, batch, threads, name):
 
 
 def check_gradients():
-    """With dropout 0: features, and gradients of all parameters that have one name in all networks' forms."""
-    weights = torch.randn(4, 256, generator=torch.Generator().manual_seed(5)) * 100
+    """With dropout 0: features, and gradients of parameters early, in the middle and late."""
+    weights = torch.randn(8, 256, generator=torch.Generator().manual_seed(5))
+    published = ("data_bn.weight", "st_gcn_networks.4.tcn.2.weight", "edge_importance.9")
+    names = ("input_norm.weight", "blocks.4.temporal_conv.weight", "blocks.9.graph_conv.edge_importance")
+    edges = torch.from_numpy(SKELETON.pattern("spatial")).flatten()  # elsewhere edge importance multiplies zero
     gradients, features = {}, {}
     for kind, network in encoders(0.0).items():
-        if kind == COMPILED:  # the same code as the eager one's; compiled once for the timed shape only
+        if kind == COMPILED:  # the eager network's code, compiled for the timed shape alone
             continue
-        features[kind] = train_call(network.train(), their_clips(kind, 4), weights)()
+        features[kind] = train_call(network.train(), their_clips(kind, 8), weights)()
         parameters = dict(network.named_parameters())
-        names = ("blocks.4.temporal_conv.weight", "blocks.9.graph_conv.edge_importance", "input_norm.weight")
-        published = ("st_gcn_networks.4.tcn.2.weight", "edge_importance.9", "data_bn.weight")
-        gradients[kind] = [parameters[n].grad.flatten() for n in (names if kind == OURS else published)]
-    pattern = network_pattern()
+        found = [parameters[name].grad.flatten() for name in (names if kind == OURS else published)]
+        gradients[kind] = [*found[:2], found[2][edges]]
     for kind in (OURS, CHANNELS_LAST):
-        torch.testing.assert_close(features[kind], features[EAGER], rtol=1e-3, atol=1e-4, msg=kind)
-        for place, (found, wanted) in enumerate(zip(gradients[kind], gradients[EAGER], strict=True)):
-            wanted = wanted * pattern if place == 1 else wanted
-            found = found * pattern if place == 1 else found
-            torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-3 * float(wanted.abs().max()), msg=kind)
-
-
-def network_pattern():
-    """Where the skeleton has edges: elsewhere edge importance multiplies zero."""
-    from rivals import SKELETON
-
-    return torch.from_numpy(SKELETON.pattern("spatial")).flatten().float()
+        torch.testing.assert_close(features[kind], features[EAGER], rtol=1e-3, atol=1e-4)
+        for name, found, wanted in zip(names, gradients[kind], gradients[EAGER], strict=True):
+            # In norm: where rounding moves a ReLU's sign, single entries differ.
+            error = float((found - wanted).norm() / wanted.norm())
+            assert error < 1e-2, f"{kind}: the gradient of {name} is {error:.1e} off"
