@@ -13,7 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "python_tests"))  # published_networks
 
 from machine import machine_line
-from race import CLOCK, Effort, Race, LastGroup
+from race import CLOCK, Effort, LastGroup, Race
 from targets import headline_rows, headline_text
 
 _RUN = pytest.StashKey[LastGroup]()
@@ -36,10 +36,20 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "race" in item.fixturenames:
             item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+    first: dict[object, int] = {}
+    # The rows of a group follow each other: it is raced by the first and forgotten with the next group.
+    items.sort(key=lambda item: first.setdefault(_group(item), len(first)))
     if config.getoption("quick") or config.getoption("benchmark_disable"):
         large = [item for item in items if item.get_closest_marker("large")]
         config.hook.pytest_deselected(items=large)
         items[:] = [item for item in items if item not in large]
+
+
+def _group(item):
+    if "race" not in item.fixturenames or not hasattr(item, "callspec"):
+        return item.nodeid
+    rest = {key: value for key, value in item.callspec.params.items() if key != "name"}
+    return item.path, item.originalname, repr(rest)
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ def machine_line() -> str:
     sets = ", ".join(native().available_instruction_sets())
     return (
         f"{_processor()}, {os.cpu_count()} cores, {_memory():.0f} GB, instruction sets {sets}, torch's threads "
-        f"{torch.get_num_threads()}; Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}"
+        f"{torch.get_num_threads()}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"NumPy {np.__version__}"
     )
 
 
@@ -40,7 +41,7 @@ def _memory() -> float:
 
 
 def peak_memory(work: str, rival: str, *arguments: int) -> dict[str, float]:
-    """What the second call of a work of ``peak_memory.py`` adds to a process, in MB; nothing where no kernel says so."""
+    """``{"peak MB": …}`` that one of ``works.WORKS`` adds to a process of its own; empty where Linux does not tell."""
     if not Path("/proc/self/clear_refs").exists():
         return {}
     script = Path(__file__).with_name("peak_memory.py")

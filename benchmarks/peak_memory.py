@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "python_tests"), str(Path(__file__).resolve().parents[1])]
 
-import torch
-import works
+import torch  # noqa: E402
+import works  # noqa: E402
 
 
 def _status(name: str) -> int:

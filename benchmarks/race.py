@@ -1,9 +1,9 @@
 """Rivals timed in turn, so that a machine that speeds up or slows down does so for all of them.
 
-The rows of a group are tests of their own, which pytest-benchmark would time one after the other, minutes apart. Here the
-first row of a group runs the whole group: round by round every entry once, in an order that rotates. Each row then hands
-the times of its own entry to pytest-benchmark through a clock that plays them back, and an entry of ours notes the
-median, over the rounds, of its ratio to each rival.
+The rows of a group are tests of their own, which pytest-benchmark would time one after the other, minutes apart. Here
+the first row of a group runs the whole group: round by round every entry once, in an order that rotates. Each row
+then hands the times of its own entry to pytest-benchmark through a clock that plays them back, and an entry of ours
+notes the median, over the rounds, of its ratio to each rival.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What this package is timed against: PSTL's recipe and network in plain PyTorch, written anew from their description.
+"""What this package is timed against: PSTL's recipe and network in plain PyTorch, written anew from their
+description.
 
-The network is :mod:`published_networks` of the tests, whose outputs and gradients equal ours. The recipe (PSTL, AAAI 2023,
-after AimCLR) is crop → shear → rotation about each axis → flip, then, for the spatial stream, joints removed between the
-input batch-norm and the first block, and, for the temporal stream, frames removed by the rank of their motion and at
-random. Each step copies the batch and moves coordinates. As in PSTL, one set of joints is removed from a whole batch,
-which is the quickest for a dense adjacency; all other draws are each clip's own, batched.
+The network is :mod:`published_networks` of the tests, whose outputs and gradients equal ours. The recipe (PSTL, AAAI
+2023, after AimCLR) is crop → shear → rotation about each axis → flip, then, for the spatial stream, joints removed
+between the input batch-norm and the first block, and, for the temporal stream, frames removed by the rank of their
+motion and at random. Each step copies the batch and moves coordinates. As in PSTL, one set of joints is removed from
+a whole batch, which is the quickest for a dense adjacency; all other draws are each clip's own, batched.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ def projector(width: int) -> nn.Sequential:
 def pretraining_loss(
     encoder: nn.Module, head: nn.Module, clips: Tensor, streams: tuple[Draws, Draws, Draws], *, high: bool
 ) -> Tensor:
-    """PSTL's three streams and their two losses; ``high``: high-degree joints and low-motion frames go, else the opposite."""
+    """PSTL's three streams and their two losses; ``high``: encoder hl's masks, else lh's."""
     anchor, spatial, temporal = (augment(clips, draws) for draws in streams)
     kept = kept_frames(temporal, DROPPED_FRAMES, DROPPED_FRAMES, low=high)
     first = head(encoder(anchor))

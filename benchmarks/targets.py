@@ -124,5 +124,7 @@ def headline_text(found: Iterable[Headline]) -> list[str]:
         target = row.target
         spread = "" if row.spread is None else " … ".join(map(target.written, row.spread))
         verdict = "reached" if row.reached else "missed"
-        lines.append(f"{target.what:<56} {target.written(target.least):>8} {target.written(row.ratio):>9}  {spread}  {verdict}")
+        lines.append(
+            f"{target.what:<56} {target.written(target.least):>8} {target.written(row.ratio):>9}  {spread}  {verdict}"
+        )
     return lines

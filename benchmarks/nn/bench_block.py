@@ -1,7 +1,8 @@
-"""One training block (graph convolution, two batch-norms, temporal convolution, dropout 0.5, residual, ReLU) in train mode.
+"""One training block (graph convolution, two batch-norms, temporal convolution, dropout 0.5, residual, ReLU) in train
+mode.
 
-The published network's block and ours with the same weights, on maps of 64 rows in each one's layout. With dropout 0 the
-results are held against each other before timing. Saved memory is what forward keeps for backward.
+The published network's block and ours with the same weights, on maps of 64 rows in each one's layout. With dropout 0
+the results are held against each other before timing. Saved memory is what forward keeps for backward.
 """
 
 from functools import partial
@@ -21,7 +22,9 @@ ROWS = 64
 LAYERS = [(16, 16, 50, 1), (32, 64, 25, 2), (64, 256, 13, 1)]
 large = pytest.mark.large
 ENTRIES = [
-    pytest.param(threads, name, id=f"{name}-{threads} threads", marks=[large] if threads == 1 or name == COMPILED else [])
+    pytest.param(
+        threads, name, id=f"{name}-{threads} threads", marks=[large] if threads == 1 or name == COMPILED else []
+    )
     for threads in (2, 1)
     for name in (OURS, EAGER, CHANNELS_LAST, COMPILED)
     if threads == 2 or name != COMPILED
@@ -85,7 +88,9 @@ def gflop(layer):
 @pytest.mark.parametrize(("threads", "name"), ENTRIES)
 def test_block(race, layer, direction, threads, name):
     quick = race.effort.share < 1 or not race.benchmark.enabled
-    kinds = [kind for kind in (OURS, EAGER, CHANNELS_LAST, COMPILED) if kind != COMPILED or (threads == 2 and not quick)]
+    kinds = [
+        kind for kind in (OURS, EAGER, CHANNELS_LAST, COMPILED) if kind != COMPILED or (threads == 2 and not quick)
+    ]
 
     def start():
         check(layer, kinds)

@@ -1,8 +1,8 @@
 """The default encoder (PSTL's, 821,380 parameters) on clips of two bodies, 50 frames and 25 joints.
 
 Every rival has the same weights. Before timing, outputs in eval mode, and with dropout 0 outputs and gradients in
-training mode, are held against the eager network's. torch.compile fixes the threads when it compiles, so it races where
-both threads do.
+training mode, are held against the eager network's. torch.compile fixes the threads when it compiles, so it races
+where both threads do.
 """
 
 import pytest
@@ -44,7 +44,14 @@ def test_forward(race, batch, threads, name):
 
     group = f"encoder forward, {batch} clips, {threads} threads"
     with torch.no_grad():
-        race(name, group, start, threads=threads, seconds=12.0, amounts={"GFLOP": encoder_gflop(batch), "clips": float(batch)})
+        race(
+            name,
+            group,
+            start,
+            threads=threads,
+            seconds=12.0,
+            amounts={"GFLOP": encoder_gflop(batch), "clips": float(batch)},
+        )
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -66,7 +73,14 @@ def test_forward_and_backward(race, batch, threads, name):
         return note | {"saved MB": round(saved_for_backward(lambda: network(clips), network), 1)}
 
     group = f"encoder forward + backward, {batch} clips, {threads} threads"
-    race(name, group, start, threads=threads, seconds=25.0, amounts={"GFLOP": 3 * encoder_gflop(batch), "clips": float(batch)})
+    race(
+        name,
+        group,
+        start,
+        threads=threads,
+        seconds=25.0,
+        amounts={"GFLOP": 3 * encoder_gflop(batch), "clips": float(batch)},
+    )
 
 
 def check_gradients():

@@ -1,8 +1,9 @@
 """The whole pretraining step: encoders hl and lh, three streams each, projector, losses, backward, Adam.
 
-Ours is what ``asma-fast pretrain`` runs a step: views and masks of every clip its own, nothing materialised. The rivals run
-PSTL's recipe (``benchmarks/rivals.py``) with the loss as a D×D matrix. Both remove 8 of 25 joints and 20 of 50 frames, both
-drop out half. Before timing, the loss on one set of draws is held against the rivals', dropout off.
+Ours is what ``asma-fast pretrain`` runs a step: views and masks of every clip its own, nothing materialised. The
+rivals run PSTL's recipe (``benchmarks/rivals.py``) with the loss as a D×D matrix. Both remove 8 of 25 joints and 20
+of 50 frames, both drop out half. Before timing, the loss on one set of draws is held against the rivals', dropout
+off.
 """
 
 import pytest

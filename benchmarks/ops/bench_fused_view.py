@@ -1,4 +1,4 @@
-"""A batch's view, its normalisation and the first graph convolution in one pass, beside the chain that PSTL's code runs.
+"""A batch's view, its normalisation and first graph convolution in one pass, beside the chain that PSTL's code runs.
 
 The eager chain is crop → shear → three rotations → flip → (frames) → batch-norm → (joints) → 1×1 convolution → dense
 adjacency, each a pass over the batch. The limit is a copy that writes as many bytes as the result has.

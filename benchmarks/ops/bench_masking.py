@@ -1,7 +1,8 @@
-"""Both masked streams of a batch: motion scores, sampling of joints and frames, gathering; one set of each for each clip.
+"""Both masked streams of a batch: motion scores, sampling of joints and frames, gathering; one set of each for each
+clip.
 
-The eager rival ranks by argsort, samples by torch's generator and gathers by expanded indices. The limit copies as many
-bytes as must be read and written: the clip once for the scores and once for each stream's part, and the streams.
+The eager rival ranks by argsort, samples by torch's generator and gathers by expanded indices. The limit copies as
+many bytes as must be read and written: the clip once for the scores and once for each stream's part, and the streams.
 """
 
 import pytest

@@ -1,8 +1,8 @@
 """The two products that make up most of the encoder, beside sgemm of the same multiply-adds.
 
-``64→256 ×1`` is a channel product, ``256→256 ×9`` the last block's temporal convolution, both on the maps of 32 clips.
-Operations are those of the direct convolution, taps in the padding left out, whatever algorithm runs; sgemm gets as many
-rows as make the same number, of the product's own depth and width.
+``64→256 ×1`` is a channel product, ``256→256 ×9`` the last block's temporal convolution, both on the maps of 32
+clips. Operations are those of the direct convolution, taps in the padding left out, whatever algorithm runs; sgemm
+gets as many rows as make the same number, of the product's own depth and width.
 """
 
 import pytest

@@ -1,8 +1,8 @@
 """Temporal convolutions of the default encoder against torch's own: ``pytest benchmarks/ops/bench_temporal_conv.py``.
 
 A group is one shape, direction and number of threads, with its rivals: torch's eager conv2d on contiguous and on
-channels-last maps, and torch's matrix product of as many multiply-adds (``mm``: what the machine gives). Compare within
-a group only. ``extra_info`` holds GFLOP/s; padded taps are not counted as work.
+channels-last maps, and torch's matrix product of as many multiply-adds (``mm``: what the machine gives). Compare
+within a group only. ``extra_info`` holds GFLOP/s; padded taps are not counted as work.
 """
 
 from __future__ import annotations
