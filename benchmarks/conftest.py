@@ -27,6 +27,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "large: left out by --quick and by --benchmark-disable")
     for kind in ("DeprecationWarning", "FutureWarning", "UserWarning"):  # of torch.compile and what it imports
         config.addinivalue_line("filterwarnings", rf"ignore::{kind}:torch\..*")
+    config.addinivalue_line("markers", "compiles: waits for a compiler, so left out by --benchmark-disable")
     config.stash[_RUN] = LastGroup()
     if config.getoption("quick"):
         config.option.benchmark_max_time, config.option.benchmark_min_rounds = "0.1", 3
@@ -39,10 +40,12 @@ def pytest_collection_modifyitems(config, items):
     first: dict[object, int] = {}
     # The rows of a group follow each other: it is raced by the first and forgotten with the next group.
     items.sort(key=lambda item: first.setdefault(_group(item), len(first)))
-    if config.getoption("quick") or config.getoption("benchmark_disable"):
-        large = [item for item in items if item.get_closest_marker("large")]
-        config.hook.pytest_deselected(items=large)
-        items[:] = [item for item in items if item not in large]
+    once = config.getoption("benchmark_disable")
+    left_out = {"large": once or config.getoption("quick"), "compiles": once}
+    gone = [item for item in items if any(left_out.get(mark.name) for mark in item.iter_markers())]
+    if gone:
+        config.hook.pytest_deselected(items=gone)
+        items[:] = [item for item in items if item not in gone]
 
 
 def _group(item):

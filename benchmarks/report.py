@@ -83,7 +83,7 @@ def write_report(run: Mapping[str, Any], out: Path) -> None:
         "",
         f"{run['datetime'][:10]}, one run of `{run.get('command', 'pytest benchmarks')}`.",
         "",
-        "Times are medians over rounds. Where a table has ratios, the rivals of a group ran in turn, round by round, and "
+        "Times are medians over rounds. Where a table has ratios, rivals of a group ran in turn, round by round, and "
         "a ratio is the median over rounds of the rival's time by ours. GFLOP/s count the direct convolution without "
         "taps in the padding. Shares are of the best matrix product (1024³) or copy (64 MB) on as many threads in the "
         "same run.",

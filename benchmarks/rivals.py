@@ -11,6 +11,7 @@ a whole batch, which is the quickest for a dense adjacency; all other draws are 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -252,10 +253,11 @@ def pretraining_step(kind: str, width: int, clips: Tensor) -> Callable[[], float
         for encoder, head, optimiser, high in runs:
             a, b, c = (Draws.random(len(clips), clips.shape[2]) for _ in range(3))
             loss = pretraining_loss(encoder, head, clips, (a, b, c), high=high)
-            optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
             total += loss.item()
+        assert math.isfinite(total)
         return total
 
     return step

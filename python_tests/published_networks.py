@@ -102,7 +102,7 @@ class PublishedNetwork(nn.Module):
             self.fc = nn.Linear(channels[-1], classes)
 
     def forward(self, clip: Tensor, removed: Sequence[int] = (), *, kept: Tensor | None = None) -> Tensor:
-        """``kept``: the joints that stay, a tensor, so that a compiled network serves any; or ``removed``: the others."""
+        """``kept``: the joints that stay, a tensor, so that compiled code serves any; or ``removed``: the others."""
         n, c, t, v, m = clip.shape
         x = clip.permute(0, 4, 3, 1, 2).reshape(n * m, v * c, t)
         x = self.data_bn(x)

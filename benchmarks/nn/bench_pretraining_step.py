@@ -6,6 +6,8 @@ of 50 frames, both drop out half. Before timing, the loss on one set of draws is
 off.
 """
 
+import math
+
 import pytest
 import torch
 from race import ours, rival
@@ -37,7 +39,8 @@ from asma_fast.training.masks import Masking
 from asma_fast.training.pretrain import ThreeStreams
 
 large = pytest.mark.large
-SIZES = [(32, 2048), (32, 6144), (128, 2048), (128, 6144)]
+#: Clips and width of the projector; the first is for a quick look.
+SIZES = [(8, 512), (32, 2048), (32, 6144), (128, 2048), (128, 6144)]
 RIVALS = (OURS, EAGER, CHANNELS_LAST, COMPILED)
 
 
@@ -74,10 +77,11 @@ def our_step(width, clips):
             seeds = tuple(derive_seed(0, which, place, stream) for stream in range(3))
             anchor, spatial, temporal = streams(clips, ids, seeds)
             loss = sum(barlow_twins_loss(anchor, other, config.off_diagonal) for other in (temporal, spatial))
-            optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+            optimiser.zero_grad(set_to_none=True)  # so that gradients of one entry at a time fill memory
             total += loss.item()
+        assert math.isfinite(total)
         return total
 
     return step
@@ -127,9 +131,7 @@ def test_step(race, size, name):
         entries = {OURS: ours(our_step(width, channels_last_clips(clips)))}
         for kind in racing(size)[1:]:
             entries[kind] = rival(pretraining_step(kind, width, clips))
-        for entry in entries.values():
-            assert torch.isfinite(torch.tensor(entry.call()))
         return entries
 
     group = f"pretraining step, {batch} clips, projector {width}, 2 threads"
-    race(name, group, start, seconds=10.0, fewest=3 if size in SIZES[::3] else 2, amounts={"clips": float(batch)})
+    race(name, group, start, seconds=10.0, fewest=2 if size in SIZES[2:4] else 3, amounts={"clips": float(batch)})
