@@ -5,6 +5,7 @@ pytest puts this folder on the path, so that a benchmark can import the modules 
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from machine import machine_line
 from race import CLOCK, Effort, LastGroup, Race
 from targets import headline_rows, headline_text
 
+_ABSOLUTE = re.compile(r"(^|=)(/|\w:)")
 _RUN = pytest.StashKey[LastGroup]()
 
 
@@ -65,7 +67,9 @@ def race(request, benchmark):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["machine"] = machine_line()
-    output_json["command"] = " ".join(["pytest", *map(str, config.invocation_params.args)])
+    # Without folders of this machine, such as that of the JSON file.
+    arguments = [argument for argument in map(str, config.invocation_params.args) if not _ABSOLUTE.search(argument)]
+    output_json["command"] = " ".join(["pytest", *arguments])
 
 
 @pytest.hookimpl(trylast=True)

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_suite(path: Path, quick: bool) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", str(HERE), f"--benchmark-json={path}"]
+    command = [sys.executable, "-m", "pytest", "-q", HERE.name, f"--benchmark-json={path}"]
     return subprocess.run([*command, *(["--quick"] if quick else [])], cwd=HERE.parent, check=False).returncode
 
 
@@ -183,13 +183,28 @@ def _share(row: Row, limits: Mapping[tuple[str, int], float]) -> str:
 
 
 def _best(row: Row, rows: Sequence[Row]) -> str:
-    """As the row notes it, rival named; else, for rows that were timed one after the other, nothing."""
+    """As the row notes it, rival named; of rows timed one after the other, the ratio of medians, marked by ≈."""
     info = row["extra_info"]
+    if "rival" not in info:
+        own, others = _others(row, rows)
+        return f"≈ {min(others) / own:.2f}" if others else ""
     if "ratio to best rival" not in info:
         return ""
     rivals = [other for other in rows if other["extra_info"].get("kind") == "rival"]
     beaten = f" ({info['best rival']})" if len(rivals) > 1 else ""
     return f"{info['ratio to best rival']:.2f}{beaten}"
+
+
+def _others(row: Row, rows: Sequence[Row]) -> tuple[float, list[float]]:
+    """Of a row ``who="asma"``: its median, and those of rows that differ in nothing else."""
+
+    def rest(other: Row) -> dict[str, Any]:
+        return {key: value for key, value in (other.get("params") or {}).items() if key != "who"}
+
+    own = row["stats"]["median"]
+    if (row.get("params") or {}).get("who") != "asma":
+        return own, []
+    return own, [other["stats"]["median"] for other in rows if other is not row and rest(other) == rest(row)]
 
 
 def _scaling(rows: Iterable[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -198,7 +213,7 @@ def _scaling(rows: Iterable[Row]) -> dict[str, dict[str, list[tuple[float, float
     for row in rows:
         info = row["extra_info"]
         if "axis" in info and "value" in info:
-            series = str(info.get("series") or info.get("rival") or row["group"])
+            series = str(info.get("op") or info.get("rival") or row["group"])
             point = float(info["value"]), float(row["stats"]["median"])
             found.setdefault(str(info["axis"]), {}).setdefault(series, []).append(point)
     return {axis: {name: sorted(found[axis][name]) for name in sorted(found[axis])} for axis in sorted(found)}

@@ -54,7 +54,16 @@ def run() -> dict[str, Any]:
         row(LOSS, 0.039, rival="D×D", kind="rival", threads=2),
         row("read_clip ntu 1.3 MB", 3.2e-6, GB_per_s=10.0),
         row(None, 1.5e-9),
-        *(row(f"scaling, {axis}={n}", 1e-3 * n, axis=axis, value=n) for axis in ("clips", "frames") for n in (1, 2, 4)),
+        *(
+            {**row("gather_view", 1e-3 * n), "params": {"who": who, "reads": reads}, "param": f"{reads}-{who}"}
+            for reads, ours_takes in (("frames", 1), ("joints", 2))
+            for who, n in (("asma", ours_takes), ("eager", 7 * ours_takes))
+        ),
+        *(
+            row(f"scaling of motion over {axis}", 1e-3 * n, op="motion", axis=axis, value=n)
+            for axis in ("clips", "frames")
+            for n in (1, 2, 4)
+        ),
     ]
     return {
         "machine": "A CPU, 2 cores, 24 GB",
@@ -86,6 +95,8 @@ def test_rows_tell_time_rate_share_of_the_limit_and_best_rival(report: Any, tmp_
     assert "| asma_fast | 250 ms | 125 | 50 % | 3.00 (torch.compile) | 123 |" in page
     assert "| eager | 800 ms | 39.1 | 16 % |  |  |" in page
     assert "| asma_fast | 2.00 ms | 19.50 |" in page
+    assert "| frames-asma | 1.00 ms | ≈ 7.00 |" in page
+    assert "| joints-asma | 2.00 ms | ≈ 7.00 |" in page
     assert "3.20 µs" in page
     assert "1.50 ns" in page
     assert "A CPU, 2 cores, 24 GB" in page

@@ -32,5 +32,4 @@ def test_loss(race, count, width, threads, name):
         return {OURS: ours(lambda: call(barlow_twins_loss)), RIVAL: rival(lambda: call(barlow_twins_dxd))}
 
     group = f"Barlow Twins, N={count}, D={width}, forward + backward, {threads} threads"
-    # The cross-correlation and the two products of its gradient.
-    race(name, group, start, threads=threads, amounts={"GFLOP": 6e-9 * count * width**2})
+    race(name, group, start, threads=threads)  # no GFLOP/s: the two forms do not do the same operations
