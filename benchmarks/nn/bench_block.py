@@ -18,9 +18,9 @@ from asma_fast.compat import load_stgcn_state_dict
 from asma_fast.nn import STGCN
 
 ROWS = 64
-#: Channels in and out, frames, stride: of the default encoder.
-LAYERS = [(16, 16, 50, 1), (32, 64, 25, 2), (64, 256, 13, 1)]
 large = pytest.mark.large
+#: Channels in and out, frames, stride: of the default encoder.
+LAYERS = [(16, 16, 50, 1), pytest.param((32, 64, 25, 2), marks=large), (64, 256, 13, 1)]
 ENTRIES = [
     pytest.param(
         threads, name, id=f"{name}-{threads} threads", marks=[large] if threads == 1 or name == COMPILED else []

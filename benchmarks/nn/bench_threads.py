@@ -12,7 +12,7 @@ BATCH = 32
 ENTRIES = ("2 threads", "1 thread", "eager, 2 threads", "eager, 1 thread")
 
 
-@pytest.mark.parametrize("direction", ["forward", "forward + backward"])
+@pytest.mark.parametrize("direction", ["forward", pytest.param("forward + backward", marks=pytest.mark.large)])
 @pytest.mark.parametrize("name", ENTRIES)
 def test_threads(race, direction, name):
     def start():
