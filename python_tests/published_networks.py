@@ -101,16 +101,19 @@ class PublishedNetwork(nn.Module):
         elif head == "fc":
             self.fc = nn.Linear(channels[-1], classes)
 
-    def forward(self, clip: Tensor, removed: Sequence[int] = ()) -> Tensor:
+    def forward(self, clip: Tensor, removed: Sequence[int] = (), *, kept: Tensor | None = None) -> Tensor:
+        """``kept``: the joints that stay, a tensor, so that compiled code serves any; or ``removed``: the others."""
         n, c, t, v, m = clip.shape
         x = clip.permute(0, 4, 3, 1, 2).reshape(n * m, v * c, t)
         x = self.data_bn(x)
         x = x.view(n, m, v, c, t).permute(0, 1, 3, 4, 2).reshape(n * m, c, t, v)
-        kept = [joint for joint in range(v) if joint not in set(removed)]
-        x = x[..., kept]
+        if removed:
+            kept = torch.tensor([joint for joint in range(v) if joint not in set(removed)])
+        if kept is not None:
+            x = x[..., kept]
         for index, block in enumerate(self.st_gcn_networks):
             adjacency = self.A * self.edge_importance[index] if self.weighted else self.A
-            x = block(x, adjacency[:, kept][:, :, kept])
+            x = block(x, adjacency if kept is None else adjacency[:, kept][:, :, kept])
         x = x.mean(dim=(2, 3))
         x = x.view(n, m, -1).mean(dim=1)
         if hasattr(self, "fcn"):

@@ -1,9 +1,10 @@
 """The store at the size of NTU RGB+D 120, simulated: opening it, reading random clips, writing.
 
-By default a few megabytes. ``ASMA_STORE_CLIPS=114000 pytest benchmarks/data/bench_store.py`` is the whole size: 114,000
-clips, 8 million frames, 4.8 GB in pytest's temporary folder (``--basetemp`` names another), from the page cache. The
-rivals are copies of the same bytes, unchecked: from one end of the mapped file to the other in pieces of a clip's mean
-size, and clip by clip at random, which is what the memory allows. A clip's first read checks it: CRC-32 on top.
+By default a few megabytes. ``ASMA_STORE_CLIPS=114000 pytest benchmarks/data/bench_store.py`` is the whole size:
+114,000 clips, 8 million frames, 4.8 GB in pytest's temporary folder (``--basetemp`` names another), from the page
+cache. The rivals are copies of the same bytes, unchecked: from one end of the mapped file to the other in pieces of a
+clip's mean size, and clip by clip at random, which is what the memory allows. A clip's first read checks it: CRC-32
+on top.
 """
 
 from __future__ import annotations

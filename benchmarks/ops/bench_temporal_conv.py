@@ -1,109 +1,91 @@
-"""Temporal convolutions of the default encoder against torch's own: ``pytest benchmarks/ops/bench_temporal_conv.py``.
+"""Temporal convolutions of the default encoder against torch's own.
 
-A group is one shape, direction and number of threads, with its rivals: torch's eager conv2d on contiguous and on
-channels-last maps, and torch's matrix product of as many multiply-adds (``mm``: what the machine gives). Compare within
-a group only. ``extra_info`` holds GFLOP/s; padded taps are not counted as work.
+A group is one shape, batch, direction and number of threads, with its rivals: torch's conv2d on contiguous and on
+channels-last maps. Results and gradients are held against float64 before timing. Taps in the padding are no work.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import partial
 
 import pytest
 import torch
-from rates import note_rate
+from race import ours, rival
+from rivals import CHANNELS_LAST, EAGER, JOINTS, OURS, real_taps
 from torch.nn.functional import conv2d
 
 from asma_fast.ops import temporal_conv
 
-JOINTS, TAPS, BATCH = 25, 9, 8
-SHAPES = [(16, 50, 1), (32, 50, 1), (32, 50, 2), (64, 25, 1), (64, 25, 2), (256, 13, 1), (256, 25, 2)]
-RIVALS = ["asma_fast", "contiguous", "channels_last", "mm"]
+TAPS = 9
+#: Channels, frames, stride.
+SHAPES = [(16, 50, 1), (32, 50, 2), (32, 25, 1), (64, 25, 2), (64, 13, 1), (256, 13, 1)]
+QUICK = [(16, 50, 1), (64, 25, 2)]
+KINDS = (OURS, EAGER, CHANNELS_LAST)
+large = pytest.mark.large
 
 
-@pytest.fixture(params=[1, 2], ids=lambda n: f"{n}thread")
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+def leaves_of(kind, values, dtype=torch.float32):
+    x, weight, bias = (value.to(dtype) for value in values)
+    if kind == OURS:
+        made = [x.contiguous(memory_format=torch.channels_last), weight[..., 0].contiguous(), bias]
+    else:
+        layout = torch.channels_last if kind == CHANNELS_LAST else torch.contiguous_format
+        made = [x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias]
+    return [value.detach().clone().requires_grad_() for value in made]
 
 
-def _work(channels: int, frames: int, stride: int) -> int:
-    """Floating-point operations of one convolution, taps that meet padding left out."""
-    real = sum(0 <= t + tap - TAPS // 2 < frames for t in range(0, frames, stride) for tap in range(TAPS))
-    return 2 * BATCH * real * JOINTS * channels * channels
-
-
-def _tensors(rival: str, channels: int, frames: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(BATCH, channels, frames, JOINTS, generator=generator)
-    weight = torch.randn(channels, channels, TAPS, 1, generator=generator) / TAPS
-    bias = torch.randn(channels, generator=generator)
-    if rival == "asma_fast":
-        return [x.contiguous(memory_format=torch.channels_last), weight[..., 0].contiguous(), bias]
-    layout = torch.channels_last if rival == "channels_last" else torch.contiguous_format
-    return [x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias]
-
-
-def _convolve(rival: str, stride: int, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    if rival == "asma_fast":
-        return temporal_conv(x, weight, bias, stride=stride, impl="cpu")
+def convolve(kind, stride, x, weight, bias):
+    if kind == OURS:
+        return temporal_conv(x, weight, bias, stride=stride)
     return conv2d(x, weight, bias, stride=(stride, 1), padding=(TAPS // 2, 0))
 
 
-@lru_cache
-def _exact(channels: int, frames: int, stride: int) -> torch.Tensor:
-    return _convolve("contiguous", stride, *(t.double() for t in _tensors("contiguous", channels, frames)))
+def both(kind, stride, leaves, cotangent):
+    return torch.autograd.grad(convolve(kind, stride, *leaves), leaves, cotangent)
 
 
-@lru_cache
-def _exact_gradients(channels: int, frames: int, stride: int) -> tuple[torch.Tensor, ...]:
-    return _backward("contiguous", channels, frames, stride, torch.float64)[1]
+def check(values, stride, cotangent):
+    leaves = leaves_of(EAGER, values, torch.float64)
+    wanted, exact = convolve(EAGER, stride, *leaves), both(EAGER, stride, leaves, cotangent.double())
+    for kind in KINDS:
+        leaves = leaves_of(kind, values)
+        torch.testing.assert_close(convolve(kind, stride, *leaves).double(), wanted, rtol=1e-4, atol=1e-3)
+        for found, right in zip(both(kind, stride, leaves, cotangent), exact, strict=True):
+            assert float((found.reshape(right.shape).double() - right).norm() / right.norm()) < 1e-4, kind
 
 
-def _matrix_product(work: int) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = max(1, work // (2 * 512 * 512))
-    return torch.randn(rows, 512), torch.randn(512, 512)
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=large), 2])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=large), 64])
+@pytest.mark.parametrize("direction", ["forward", "forward + backward"])
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(shape, marks=[] if shape in QUICK else [large]) for shape in SHAPES],
+    ids=lambda shape: "C{}-T{}-stride{}".format(*shape),
+)
+def test_temporal_conv(race, shape, direction, rows, threads, name):
+    channels, frames, stride = shape
 
+    def start():
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(rows, channels, frames, JOINTS, generator=generator)
+        weight = torch.randn(channels, channels, TAPS, 1, generator=generator) / TAPS
+        values = x, weight, torch.randn(channels, generator=generator)
+        cotangent = torch.randn(rows, channels, -(-frames // stride), JOINTS, generator=generator)
+        check(values, stride, cotangent)
+        entries = {}
+        for kind in KINDS:
+            leaves = leaves_of(kind, values)
+            layout = torch.contiguous_format if kind == EAGER else torch.channels_last
+            if direction == "forward":
+                call = partial(convolve, kind, stride, *(leaf.detach() for leaf in leaves))
+            else:
+                call = partial(both, kind, stride, leaves, cotangent.contiguous(memory_format=layout))
+            entries[kind] = (ours if kind == OURS else rival)(call)
+        return entries
 
-@pytest.mark.parametrize("rival", RIVALS)
-@pytest.mark.parametrize(("channels", "frames", "stride"), SHAPES)
-def test_forward(benchmark, threads, channels, frames, stride, rival):
-    benchmark.group = f"forward C={channels} T={frames} stride={stride}, {threads} threads"
-    work = _work(channels, frames, stride)
-    if rival == "mm":
-        a, b = _matrix_product(work)
-        run = lambda: a @ b  # noqa: E731
-    else:
-        tensors = _tensors(rival, channels, frames)
-        exact = _exact(channels, frames, stride)
-        torch.testing.assert_close(_convolve(rival, stride, *tensors).double(), exact, rtol=1e-4, atol=1e-3)
-        run = lambda: _convolve(rival, stride, *tensors)  # noqa: E731
-    with torch.no_grad():
-        benchmark.pedantic(run, rounds=5, warmup_rounds=1)
-    note_rate(benchmark, "GFLOP/s", work)
-
-
-@pytest.mark.parametrize("rival", RIVALS)
-@pytest.mark.parametrize(("channels", "frames", "stride"), SHAPES[::2])
-def test_backward(benchmark, threads, channels, frames, stride, rival):
-    benchmark.group = f"backward C={channels} T={frames} stride={stride}, {threads} threads"
-    work = 2 * _work(channels, frames, stride)
-    if rival == "mm":
-        a, b = _matrix_product(work)
-        run = lambda: a @ b  # noqa: E731
-    else:
-        run, gradients = _backward(rival, channels, frames, stride)
-        for gradient, wanted in zip(gradients, _exact_gradients(channels, frames, stride), strict=True):
-            torch.testing.assert_close(gradient.reshape(wanted.shape).double(), wanted, rtol=1e-3, atol=1e-2)
-    benchmark.pedantic(run, rounds=3, warmup_rounds=1)
-    note_rate(benchmark, "GFLOP/s", work)
-
-
-def _backward(rival: str, channels: int, frames: int, stride: int, dtype: torch.dtype = torch.float32):
-    leaves = [tensor.to(dtype).requires_grad_() for tensor in _tensors(rival, channels, frames)]
-    result = _convolve(rival, stride, *leaves)
-    cotangent = torch.empty_like(result).copy_(torch.randn(result.shape, generator=torch.Generator().manual_seed(1)))
-    run = lambda: torch.autograd.grad(result, leaves, cotangent, retain_graph=True)  # noqa: E731
-    return run, run()
+    work = 2e-9 * rows * real_taps(frames, stride, TAPS) * JOINTS * channels**2
+    group = f"temporal_conv {direction} C={channels}, T={frames}, stride {stride}, {rows} rows, {threads} threads"
+    race(
+        name, group, start, threads=threads, seconds=2.0, amounts={"GFLOP": work * (1 if direction == "forward" else 3)}
+    )
