@@ -182,9 +182,9 @@ void nested_pack(const TemporalConvPackParams<real>& p, std::int64_t begin, std:
             real* panel = packed + first * sizes.channels;
             for (std::int64_t c = 0; c < sizes.channels; ++c)
                 for (std::int64_t n = 0; n < width; ++n) {
-                    real inner[points][tile] = {};
+                    double inner[points][tile] = {};
                     for (int q = 0; q < nested_triples && n < columns; ++q) {
-                        real taps[tile] = {}, transformed[points];
+                        double taps[tile] = {}, transformed[points];
                         for (int i = 0; i < tile; ++i)
                             if (tile * q + i < sizes.taps)
                                 taps[i] = weights[(first + n) * p.column_stride + c * p.channel_stride +
@@ -193,10 +193,11 @@ void nested_pack(const TemporalConvPackParams<real>& p, std::int64_t begin, std:
                         for (int point = 0; point < points; ++point) inner[point][q] = transformed[point];
                     }
                     for (int point = 0; point < points; ++point) {
-                        real outer[outer_points];
+                        double outer[outer_points];
                         outer_weights(inner[point], outer);
                         for (int i = 0; i < outer_points; ++i)
-                            panel[(point * outer_points + i) * point_size + c * width + n] = outer[i];
+                            panel[(point * outer_points + i) * point_size + c * width + n] =
+                                static_cast<real>(outer[i]);
                     }
                 }
         }

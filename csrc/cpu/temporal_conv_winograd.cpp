@@ -98,14 +98,15 @@ void winograd_pack(const TemporalConvPackParams<real>& p, std::int64_t begin, st
             for (std::int64_t c = 0; c < sizes.channels; ++c)
                 for (std::int64_t q = 0; q < triples; ++q)
                     for (std::int64_t n = 0; n < width; ++n) {
-                        real taps[tile] = {}, transformed[points];
+                        double taps[tile] = {}, transformed[points];
                         for (int i = 0; i < tile; ++i)
                             if (n < columns && tile * q + i < sizes.taps)
                                 taps[i] =
                                     weight[n * p.column_stride + c * p.channel_stride + (tile * q + i) * p.tap_stride];
                         weight_points(taps, transformed);
                         for (int point = 0; point < points; ++point)
-                            packed[point * point_size + (q * sizes.channels + c) * width + n] = transformed[point];
+                            packed[point * point_size + (q * sizes.channels + c) * width + n] =
+                                static_cast<real>(transformed[point]);
                     }
         }
     }

@@ -41,43 +41,42 @@ static inline void scatter(real* to, std::int64_t, real value) {
 // ---- along the frames of a tile: F(3, 3) ----
 
 template <int point, class T> static inline T input_point(const T (&d)[winograd_frames]) {
-    if constexpr (point == 0) return (d[0] - d[2]) * real{2} - (d[1] - d[3]);
+    if constexpr (point == 0) return (d[0] + d[3]) - (d[1] + d[2]) * real{1.5};
     if constexpr (point == 1) return (d[3] - d[2]) - d[1] * real{2};
-    if constexpr (point == 2) return (d[3] - d[2] * real{3}) + d[1] * real{2};
-    if constexpr (point == 3) return d[3] - d[1];
-    return (d[4] - d[2]) - (d[3] - d[1]) * real{2};
+    if constexpr (point == 2) return (d[3] + d[1]) - d[2] * real{2.5};
+    if constexpr (point == 3) return (d[2] - d[1]) * real{0.5} + d[3];
+    return (d[1] + d[4]) - (d[2] + d[3]) * real{1.5};
 }
 
 template <class T> static inline void output_frames(const T (&m)[points], T (&y)[tile]) {
-    const T sum = m[1] + m[2], difference = m[1] - m[2];
-    y[0] = (m[0] + sum) + m[3];
-    y[1] = difference + m[3] * real{2};
-    y[2] = (sum + m[4]) + m[3] * real{4};
+    y[0] = (m[0] + m[1]) + (m[2] + m[3]);
+    y[1] = (m[1] * real{0.5} - m[2]) + m[3] * real{2};
+    y[2] = (m[1] * real{0.25} + m[2]) + (m[3] * real{4} + m[4]);
 }
 
 template <int point, class T> static inline T gradient_point(const T (&g)[tile]) {
     if constexpr (point == 0) return g[0];
-    if constexpr (point == 1) return (g[0] + g[2]) + g[1];
+    if constexpr (point == 1) return (g[2] * real{0.25} + g[1] * real{0.5}) + g[0];
     if constexpr (point == 2) return (g[0] + g[2]) - g[1];
-    if constexpr (point == 3) return (g[0] + g[1] * real{2}) + g[2] * real{4};
+    if constexpr (point == 3) return (g[1] * real{2} + g[2] * real{4}) + g[0];
     return g[2];
 }
 
-static inline void weight_points(const real (&w)[tile], real (&u)[points]) {
-    const real outer = (w[0] + w[2]) * static_cast<real>(1.0 / 6);
-    u[0] = w[0] * real{0.5};
-    u[1] = (w[0] + w[1] + w[2]) * real{-0.5};
-    u[2] = w[1] * static_cast<real>(1.0 / 6) - outer;
-    u[3] = (outer + w[1] * static_cast<real>(1.0 / 3)) + w[2] * real{0.5};
+// In double: once a weight, and the error of a product of few channels is mostly theirs.
+static inline void weight_points(const double (&w)[tile], double (&u)[points]) {
+    u[0] = w[0];
+    u[1] = (4 * w[0] + 2 * w[1] + w[2]) * (-2.0 / 9);
+    u[2] = (w[0] - w[1] + w[2]) * (-2.0 / 9);
+    u[3] = (w[0] + 2 * w[1] + 4 * w[2]) * (1.0 / 9);
     u[4] = w[2];
 }
 
 // Gᵀ: the gradients of three taps.
 template <class T> static inline void tap_gradients(const T (&u)[points], T (&w)[tile]) {
-    const T half = u[1] * real{-0.5}, sixth = (u[3] - u[2]) * static_cast<real>(1.0 / 6);
-    w[0] = (u[0] * real{0.5} + half) + sixth;
-    w[1] = (half + u[2] * static_cast<real>(1.0 / 6)) + u[3] * static_cast<real>(1.0 / 3);
-    w[2] = ((half + sixth) + u[3] * real{0.5}) + u[4];
+    constexpr real ninth = static_cast<real>(1.0 / 9);
+    w[0] = ((u[3] - u[2] * real{2}) - u[1] * real{8}) * ninth + u[0];
+    w[1] = ((u[2] + u[3]) * real{2} - u[1] * real{4}) * ninth;
+    w[2] = (u[3] * real{4} - (u[1] + u[2]) * real{2}) * ninth + u[4];
 }
 
 // ---- along the positions of a pair of tiles: F(2, 3) ----
@@ -101,11 +100,11 @@ template <class T> static inline void outer_gradient(const T (&g)[2], T (&h)[out
     h[3] = -g[1];
 }
 
-static inline void outer_weights(const real (&w)[tile], real (&u)[outer_points]) {
-    const real outer = w[0] + w[2];
+static inline void outer_weights(const double (&w)[tile], double (&u)[outer_points]) {
+    const double outer = w[0] + w[2];
     u[0] = w[0];
-    u[1] = (outer + w[1]) * real{0.5};
-    u[2] = (outer - w[1]) * real{0.5};
+    u[1] = (outer + w[1]) * 0.5;
+    u[2] = (outer - w[1]) * 0.5;
     u[3] = w[2];
 }
 
