@@ -79,7 +79,22 @@ def test_equivalents_of_the_readme_are() -> None:
     weight, bias = torch.randn(6, 1, 3), torch.randn(6)
     named = _equivalent("conv2d", x=feature_map, weight=weight, bias=bias, **sizes)
     torch.testing.assert_close(named["y"], ops.temporal_conv(feature_map, weight, bias, **sizes), rtol=1e-4, atol=1e-5)
-    assert len(EQUIVALENTS) == 6
+
+    named = _equivalent("nvcd", x=x, frames=frames)
+    for found, wanted in zip(ops.moments(x, frames), (named["first"], named["second"]), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+    weight, taps, residual = torch.randn(3, 4, 3), torch.randn(4, 4, 3), torch.randn(2, 4, 9, joints)
+    affine = {"scale": torch.rand(4) + 0.5, "shift": torch.randn(4)}
+    named = _equivalent(
+        "sums =", x=feature_map, weight=weight, adjacency=adjacency, taps=taps, residual=residual, **affine
+    )
+    y, sums = ops.block_graph_conv(feature_map, weight, adjacency)
+    z, _ = ops.block_temporal_conv(y, taps, **affine)
+    out = ops.block_output(z, *affine.values(), residual)
+    for found, wanted in ((y, named["y"]), (sums, named["sums"]), (z, named["z"]), (out, named["out"])):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert len(EQUIVALENTS) == 8
 
 
 def test_programs_of_the_readme_run() -> None:

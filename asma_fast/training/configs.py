@@ -171,6 +171,7 @@ class RunConfig:
     accelerator: Literal["cpu", "gpu", "auto"] = option("auto", "where to run")
     devices: int = option(1, "devices; the loss spans all of them, batch-norm statistics are each device's own")
     precision: Literal["32-true", "bf16-mixed"] = option("32-true", "numbers of the forward pass")
+    recompute: bool = option(False, "keep only each block's input for the backward pass: less memory, more time")
     workers: int = option(0, "loader processes; clips live in memory, so 0 is quickest for most sets")
     tensorboard: bool = option(False, "also write TensorBoard events")
     progress: bool = option(True, "show a progress bar")

@@ -23,7 +23,9 @@ def initial_seed(seed: int) -> int:
     return derive_seed(seed, 0)
 
 
-def build_encoder(config: EncoderConfig, skeleton: Skeleton, coordinates: int, seed: int) -> STGCN:
+def build_encoder(
+    config: EncoderConfig, skeleton: Skeleton, coordinates: int, seed: int, *, recompute: bool = False
+) -> STGCN:
     """An untrained encoder; its weights depend on ``seed`` only, and torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -34,6 +36,7 @@ def build_encoder(config: EncoderConfig, skeleton: Skeleton, coordinates: int, s
             in_channels=coordinates,
             dropout=config.dropout,
             bodies=config.pool,
+            recompute=recompute,
         )
 
 

@@ -217,7 +217,9 @@ class _EncoderRun:
 
     def _new_model(self) -> ThreeStreams:
         config, clips = self.config, self.clips
-        encoder = build_encoder(config, clips.skeleton, clips.x.shape[1], initial_seed(config.seed))
+        encoder = build_encoder(
+            config, clips.skeleton, clips.x.shape[1], initial_seed(config.seed), recompute=config.recompute
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, _PROJECTOR))
             projector = Projector(encoder.out_channels, config.projector)

@@ -47,8 +47,9 @@ def whole(tmp_path_factory):
     return pretrain(tiny(tmp_path_factory.mktemp("whole")), toy_clips())
 
 
-def test_two_and_two_epochs_are_four_bit_for_bit(tmp_path, whole):
-    first = pretrain(tiny(tmp_path, stop_after=2), toy_clips())
+@pytest.mark.parametrize("recompute", [False, True])
+def test_two_and_two_epochs_are_four_bit_for_bit(tmp_path, whole, recompute):
+    first = pretrain(tiny(tmp_path, stop_after=2, recompute=recompute), toy_clips())
     assert {load_checkpoint(path)[1]["epoch"] for path in first.checkpoints.values()} == {2}
     second = pretrain(tiny(tmp_path), toy_clips())
     _assert_same(_tensors(whole), _tensors(second))
