@@ -30,8 +30,8 @@ def temporal_conv(
     zero.
 
     The CPU kernels choose by shape between the direct sum and, at stride and dilation 1 from 32 channels on, Winograd's
-    F(3, 3) along time (Lavin & Gray, CVPR 2016; from 64 channels on nested with F(2, 3)), whose rounding error is no
-    more than twice that of a plain float32 sum. By Winograd a frame that is not finite may spread to the five frames
+    F(3, 3) along time (Lavin & Gray, CVPR 2016; from 64 channels on nested with F(2, 3)), whose rounding error is about
+    that of a plain float32 sum. By Winograd a frame that is not finite may spread to the five frames
     after or before those that read it, and an infinity becomes NaN there.
 
     Parameters

@@ -23,7 +23,7 @@ constexpr std::int64_t bias_part_rows = 512;      // rows that one float sum of 
 constexpr std::int64_t least_items = 4;           // pieces of a small batch: each reads all weights
 constexpr std::int64_t winograd_channels = 32;    // of fewer the transforms cost what they save
 constexpr std::int64_t nested_channels = 64;      // as many as the rounding of two transforms asks for
-constexpr std::int64_t winograd_terms = 288;      // of shorter sums the transforms' rounding would be most of the error
+constexpr std::int64_t winograd_terms = 96;       // of shorter sums the transforms' rounding would be most of the error
 constexpr std::int64_t winograd_numbers = 1 << 18;  // of a block's points: they stay in the L2 cache
 constexpr std::int64_t gradient_rows = 256;         // joints × tiles whose points a weight gradient has in work
 constexpr std::int64_t many_frames = 1 << 12;       // enough to tell which way is cheaper
@@ -92,6 +92,9 @@ Plan plan_of(const TemporalConvSizes& sizes, const FrameMap& map) {
     const std::int64_t frames = std::min(sizes.frames, many_frames),
                        source = std::min(sizes.source_frames, many_frames);
     if (left < -many_frames || left > many_frames || sizes.taps > many_frames) return plan;
+    // A tap that reads nothing but padding has a gradient of exactly zero: the transforms would round it.
+    const std::int64_t last = sizes.taps - 1 - left;
+    if (left >= frames || -left >= source || last >= source || -last >= frames) return plan;
     const std::int64_t direct = cpu::direct_products(frames, sizes.taps, source, left);
     const std::int64_t winograd = cpu::winograd_products(frames, sizes.taps, source, left);
     const bool nests = cpu::winograd_triples(sizes.taps) == cpu::nested_triples && sizes.frames >= cpu::nested_tile &&

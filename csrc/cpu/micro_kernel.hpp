@@ -34,7 +34,7 @@ namespace asma::cpu::ASMA_ISA {
 // ---- geometry ----
 
 inline constexpr std::int64_t panel_columns = 2 * lanes;
-inline constexpr std::int64_t chain_terms = 64, wide_chains = 6, chain_rows = 32, outer_block = 128;
+inline constexpr std::int64_t chain_terms = 32, wide_chains = 6, chain_rows = 32, outer_block = 128;
 static_assert(slab_columns % panel_columns == 0 && packed_columns(1) >= lanes);
 
 template <int Vectors> inline constexpr int tile_rows =
