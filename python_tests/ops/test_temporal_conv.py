@@ -37,8 +37,8 @@ SHAPES = pairwise(
 GROUPED = pairwise(
     groups=(2, 3, 6), C=(6, 12, 48), C_out=(6, 18, 102), stride=(1, 2), dilation=(1, 2), k=(1, 3, 4), T=(9, 30)
 )
-# By Winograd, and from 64 channels and 7 taps on by two of them, one inside the other. Their rounding is a plain sum's on
-# the whole; a budget of the largest error of some hundred values needs room for chance.
+# By Winograd, and from 64 channels and 7 taps on by two of them, one inside the other. Their rounding is on the whole a
+# plain sum's; a budget of the largest error of some hundred values needs room for chance.
 WINOGRAD_BUDGET = 2.5
 WINOGRAD = pairwise(
     C=(32, 48, 64, 129),
