@@ -15,14 +15,25 @@ Array = Any  # numpy.ndarray or torch.Tensor
 # dtype of either kind → native code's; asked for at every call.
 _DTYPE_CODES: dict[Any, Any] = {}
 
+# torch.Tensor alone, once torch is there: asked for many times at every call.
+_TENSOR: tuple[type, ...] = ()
+
 # Logical axis order → the order in memory, slowest first: channels last.
 _PHYSICAL = {4: (0, 2, 3, 1), 5: (0, 4, 2, 3, 1)}
 
 
 def is_tensor(value: Any) -> bool:
     """Whether ``value`` is a torch tensor, without importing torch."""
+    return isinstance(value, _TENSOR or find_tensor_type())
+
+
+def find_tensor_type() -> tuple[type, ...]:
+    """torch.Tensor where torch is imported, looked up once."""
+    global _TENSOR
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    if torch is not None:
+        _TENSOR = (torch.Tensor,)
+    return _TENSOR
 
 
 def is_array(value: Any) -> bool:
@@ -90,7 +101,7 @@ def aligned(x: Array) -> Array:
     """``x`` itself if native code can read it where it lies, else a copy with its axes in the same order in memory."""
     if isinstance(x, np.ndarray):
         return x if _readable(x) else x.copy(order="K")
-    return x if x.data_ptr() % x.element_size() == 0 else x.clone()
+    return x.clone() if x.data_ptr() % x.element_size() else x
 
 
 def _readable(x: Any) -> bool:
@@ -100,12 +111,12 @@ def _readable(x: Any) -> bool:
 
 def to_native(x: Array) -> Any:
     """The struct through which native code reads and writes an aligned array; it borrows, so keep ``x`` alive."""
-    module = native()
+    code = _DTYPE_CODES.get(x.dtype) or _dtype_code(x)
     if isinstance(x, np.ndarray):
         itemsize = x.itemsize
         address = x.__array_interface__["data"][0]
-        return module.Array(address, x.shape, tuple(s // itemsize for s in x.strides), _dtype_code(x))
-    return module.Array(x.data_ptr(), x.shape, x.stride(), _dtype_code(x), x.get_device())
+        return native().Array(address, x.shape, tuple(s // itemsize for s in x.strides), code)
+    return native().Array(x.data_ptr(), x.shape, x.stride(), code, x.get_device())
 
 
 def to_tensor(x: Array, device: Any = None) -> Any:
@@ -121,12 +132,10 @@ def to_tensor(x: Array, device: Any = None) -> Any:
 
 
 def _dtype_code(x: Array) -> Any:
-    code = _DTYPE_CODES.get(x.dtype)
+    code = getattr(native().DType, dtype_name(x), None)
     if code is None:
-        code = getattr(native().DType, dtype_name(x), None)
-        if code is None:
-            raise TypeError(f"native code has no dtype {dtype_name(x)}")
-        _DTYPE_CODES[x.dtype] = code
+        raise TypeError(f"native code has no dtype {dtype_name(x)}")
+    _DTYPE_CODES[x.dtype] = code
     return code
 
 

@@ -23,11 +23,12 @@ def check_array(name: str, value: Any) -> None:
 def check_shape(name: str, value: Array, *shapes: str, **sizes: int) -> None:
     """``value`` has one of the shapes, each written as ``"N C T V"``: letters in ``sizes`` must have that size."""
     check_array(name, value)
+    found = value.shape
     for shape in shapes:
         axes = shape.split()
-        if value.ndim != len(axes):
+        if len(found) != len(axes):
             continue
-        for axis, size in zip(axes, value.shape, strict=True):
+        for axis, size in zip(axes, found, strict=True):
             if axis in sizes:
                 if size != sizes[axis]:
                     break

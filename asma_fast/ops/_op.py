@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from asma_fast._array import Array, aligned, dtype_name, is_array, is_tensor, to_native, to_tensor
+from asma_fast._array import Array, aligned, dtype_name, find_tensor_type, is_array, is_tensor, to_native, to_tensor
 from asma_fast._backends import IMPLEMENTATIONS, backends, native
 from asma_fast.ops._contract import HALVES, REALS, check_array
 
@@ -24,15 +24,20 @@ _WHY_NOT: dict[str, str | None] = dict(backends())
 
 try:
     import torch
+    from torch.autograd import forward_ad
 except ImportError:  # the ops serve NumPy arrays without it
     HAVE_TORCH = False
 else:
     HAVE_TORCH = True
+    find_tensor_type()  # before torch.compile traces through what asks for it
     if _WHY_NOT["cpu"] is None:
         native().adopt_thread_pool()
 
 # Registered ops by name: looking them up in torch.ops costs microseconds a call.
 TORCH_OPS: dict[str, Any] = {}
+
+_NUMBERS = (int, float, bool)
+_TENSORS: tuple[type, ...] = (torch.Tensor, torch.nn.Parameter) if HAVE_TORCH else ()
 
 
 class Impl(str, Enum):
@@ -108,8 +113,15 @@ class Op:
 
 def call_native(name: str, *args: Any) -> None:
     """The function ``name`` of the compiled module, arrays turned into the struct it reads."""
-    ready = [aligned(arg) if is_array(arg) else arg for arg in args]
-    getattr(native(), name)(*(to_native(arg) if is_array(arg) else arg for arg in ready))
+    ready = list(args)
+    borrowed = []  # copies must outlive the call
+    for position, arg in enumerate(args):
+        kind = type(arg)
+        if arg is not None and kind not in _NUMBERS and (kind in _TENSORS or is_array(arg)):
+            array = aligned(arg)
+            borrowed.append(array)
+            ready[position] = to_native(array)
+    getattr(native(), name)(*ready)
 
 
 def choose(op: str, impl: str | Impl, x: Array) -> str:
@@ -141,7 +153,7 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
 def _automatic(x: Array) -> str:
     half = dtype_name(x) in HALVES
     if is_tensor(x):
-        served = x.device.type == "cpu" and not half
+        served = x.is_cpu and not half
         return "cpu" if served and _WHY_NOT["cpu"] is None else "reference"
     for choice in ("reference",) if half else ("cpu", "numba", "reference"):
         if _WHY_NOT[choice] is None:
@@ -158,11 +170,17 @@ def run(op: Op, impl: str | Impl, *args: Any) -> Any:
     """
     x = args[0]
     check_array(op.first, x)
-    if op.autocast and is_tensor(x) and x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type):
+    if op.autocast and is_tensor(x) and _autocasts(x):
         args = tuple(a.float() if is_tensor(a) and dtype_name(a) in HALVES else a for a in args)
         with torch.autocast(x.device.type, enabled=False):
             return _run(op, impl, args)
     return _run(op, impl, args)
+
+
+def _autocasts(x: Any) -> bool:
+    """Whether autocast is on where the tensor is."""
+    device = "cpu" if x.is_cpu else x.device.type
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 
 
 def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
@@ -171,8 +189,6 @@ def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
     if choice == "cpu":
         if not is_tensor(x):
             return op.run_cpu(*args)
-        if any(isinstance(arg, np.ndarray) for arg in args):
-            op.check(*args)  # says which; the dispatcher would not
         return _dispatch(op, args)
     op.check(*args)
     if choice == "numba":
@@ -181,6 +197,11 @@ def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
 
 
 def _dispatch(op: Op, args: tuple[Any, ...]) -> Any:
+    if not torch.compiler.is_compiling() and undispatched(args):
+        return op.run_cpu(*args)
+    for arg in args:
+        if isinstance(arg, np.ndarray):
+            op.check(*args)  # says which; the dispatcher would not
     if torch.compiler.is_compiling():
         return TORCH_OPS[op.name](*args)
     try:
@@ -188,6 +209,49 @@ def _dispatch(op: Op, args: tuple[Any, ...]) -> Any:
     except RuntimeError:
         op.check(*args)  # the dispatcher refuses a wrong type before the op can say what was wanted
         raise
+
+
+def _plain_keys() -> tuple[frozenset[int], frozenset[int]]:
+    """Dispatch keys of a plain CPU tensor, and those a thread adds to every call: outside inference mode and in it."""
+    try:
+        key, keys = torch._C.DispatchKey, torch._C.DispatchKeySet
+        tensor = keys(key.CPU).add(key.AutocastCPU)
+        thread = keys(key.BackendSelect)
+        tracked = tensor.add(key.AutogradCPU).add(key.ADInplaceOrView)
+        return (
+            frozenset((tensor.raw_repr(), tracked.raw_repr())),
+            frozenset((thread.raw_repr(), thread.add(key.ADInplaceOrView).raw_repr())),
+        )
+    except AttributeError:  # another torch: every call is dispatched
+        return frozenset(), frozenset()
+
+
+if HAVE_TORCH:
+    _PLAIN_TENSOR, _PLAIN_THREAD = _plain_keys()
+
+
+def undispatched(args: tuple[Any, ...]) -> bool:
+    """Whether the dispatcher would add nothing to a call of the CPU kernel, nor anyone see it.
+
+    No gradient is wanted, every tensor is a strided one of the CPU that no transform, mode or lazy bit has marked (each
+    is a dispatch key), none is active in this thread, and no profiler runs. Not to be asked while compiling.
+    """
+    if (
+        torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
+    ):
+        return False
+    with_grad = torch.is_grad_enabled()
+    for arg in args:
+        kind = type(arg)
+        if kind in _TENSORS:
+            if (with_grad and arg.requires_grad) or torch._C._dispatch_keys(arg).raw_repr() not in _PLAIN_TENSOR:
+                return False
+        elif arg is not None and kind not in _NUMBERS:
+            return False
+    return True
 
 
 def _run_reference(op: Op, args: tuple[Any, ...]) -> Any:

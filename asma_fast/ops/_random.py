@@ -46,7 +46,9 @@ def as_ids(ids: Array | None, count: int, like: Array) -> Array:
     """``ids`` as they are, or 0 … count−1 of ``like``'s kind and device."""
     if ids is not None:
         check_array("ids", ids)
-        return sys.modules["torch"].as_tensor(ids, device=like.device) if is_tensor(like) else ids
+        if not is_tensor(like) or (is_tensor(ids) and ids.device == like.device):
+            return ids
+        return sys.modules["torch"].as_tensor(ids, device=like.device)
     if is_tensor(like):
         torch = sys.modules["torch"]
         return torch.arange(count, dtype=torch.int64, device=like.device)

@@ -8,10 +8,11 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from asma_fast.ops._op import TORCH_OPS, Op
+from asma_fast.ops._op import TORCH_OPS, Op, undispatched
 from asma_fast.view import View
 
 _library = torch.library.Library("asma_fast", "FRAGMENT")
+_OPS: dict[str, Op] = {}
 
 
 def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> None:
@@ -24,6 +25,7 @@ def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> N
     _library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(op.name, op.run_cpu, "CPU")
     torch.library.register_fake(f"asma_fast::{op.name}", op.run_fake, lib=_library)
+    _OPS[op.name] = op
     TORCH_OPS[op.name] = getattr(torch.ops.asma_fast, op.name).default
     if autograd is None:
         _library.impl(op.name, torch.library.fallthrough_kernel, "Autograd")
@@ -64,7 +66,7 @@ def _refuse_forward_mode(name: str, args: tuple[Any, ...]) -> None:
 def below_autograd(name: str, *args: Any) -> Any:
     """The op itself, past its autograd rule."""
     with torch._C._AutoDispatchBelowAutograd():
-        return TORCH_OPS[name](*args)
+        return _OPS[name].run_cpu(*args) if undispatched(args) else TORCH_OPS[name](*args)
 
 
 _FIELDS = ("frames", "joints", "nodes", "transform")
