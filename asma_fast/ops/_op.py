@@ -214,6 +214,9 @@ def _dispatch(op: Op, args: tuple[Any, ...]) -> Any:
 def _plain_keys() -> tuple[frozenset[int], frozenset[int]]:
     """Dispatch keys of a plain CPU tensor, and those a thread adds to every call: outside inference mode and in it."""
     try:
+        # All that undispatched() asks for: internals, which another release of torch may not have.
+        _ = torch.autograd._profiler_enabled, torch._C._len_torch_function_stack, torch._C._dispatch_keys  # type: ignore[attr-defined]
+        _ = torch._C._dispatch_tls_local_include_set, forward_ad._current_level
         key, keys = torch._C.DispatchKey, torch._C.DispatchKeySet
         tensor = keys(key.CPU).add(key.AutocastCPU)
         thread = keys(key.BackendSelect)
@@ -237,7 +240,8 @@ def undispatched(args: tuple[Any, ...]) -> bool:
     is a dispatch key), none is active in this thread, and no profiler runs. Not to be asked while compiling.
     """
     if (
-        torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        not _PLAIN_TENSOR
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
         or forward_ad._current_level >= 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
