@@ -68,6 +68,58 @@ inline void copy(const real* from, real* to, std::int64_t count) {
     store(to + count - lanes, load(from + count - lanes));
 }
 
+#if defined(__AVX2__)
+#define ASMA_HAS_PERMUTATION 1
+
+inline void permute(const real* from, const std::int32_t* order, real* to) {
+#if defined(__AVX512F__)
+    _mm512_storeu_ps(to, _mm512_maskz_permutexvar_ps(0xFFFF, _mm512_load_si512(order), _mm512_loadu_ps(from)));
+#else
+    _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(_mm256_loadu_ps(from),
+                                                  _mm256_load_si256(reinterpret_cast<const __m256i*>(order))));
+#endif
+}
+
+// How every frame of a clip with dense joints of three channels is gathered: a few permutations of one vector each,
+// stored in order, each with a tail that the next one overwrites. A mask leaves about as many as it reads vectors.
+struct Permutations {
+    static constexpr int most = 32;
+
+    alignas(ASMA_VECTOR_BYTES) std::int32_t order[most][lanes];
+    std::int32_t from[most], to[most];
+    int count;
+
+    // False where the frame is too small or its joints too scattered to be worth it.
+    bool plan(const std::int32_t* joints, std::int64_t size) {
+        std::int32_t end = 0;  // what may be read of a frame
+        for (std::int64_t v = 0; v < size; ++v) end = 3 * joints[v] + 3 > end ? 3 * joints[v] + 3 : end;
+        count = 0;
+        if (3 * size < lanes || end < lanes) return false;
+        for (std::int64_t v = 0; v < size; ++count) {
+            if (count == most || 2 * count > size) return false;
+            to[count] = static_cast<std::int32_t>(3 * v);
+            std::int32_t low = joints[v], high = low;
+            std::int64_t next = v + 1;
+            for (; next < size && next < v + lanes / 3; ++next) {
+                const std::int32_t joint = joints[next];
+                if (joint - low >= lanes / 3 || high - joint >= lanes / 3) break;
+                low = joint < low ? joint : low, high = joint > high ? joint : high;
+            }
+            const std::int32_t first = 3 * low < end - lanes ? 3 * low : end - lanes;
+            for (std::int64_t lane = 0; v < next; ++v, lane += 3)
+                for (std::int32_t c = 0; c < 3; ++c) order[count][lane + c] = 3 * joints[v] + c - first;
+            from[count] = first;
+        }
+        return true;
+    }
+
+    // Writes up to a vector beyond the frame.
+    void gather(const real* frame, real* out) const {
+        for (int i = 0; i < count; ++i) permute(frame + from[i], order[i], out + to[i]);
+    }
+};
+#endif
+
 }  // namespace
 
 void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64_t end) {
@@ -76,6 +128,12 @@ void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64
     const bool whole_frames = view.dims == 0 && !view.joints && p.x_channel == 1 && p.x_joint == p.channels;
     const bool triples = p.channels == 3 && view.dims != 2;
     const std::int64_t size = p.joints * p.channels;
+#if defined(ASMA_HAS_PERMUTATION)
+    const bool dense_triples = p.channels == 3 && view.joints && !view.dims && p.x_channel == 1 && p.x_joint == 3;
+    Permutations permutations;
+    bool planned = false;
+    std::int64_t planned_for = -1;
+#endif
     for (std::int64_t item = begin; item < end;) {
         const std::int64_t row = item / p.frames, m = row % p.bodies, n = row / p.bodies, first = item % p.frames;
         const std::int64_t last = first + (end - item) < p.frames ? first + (end - item) : p.frames;
@@ -85,7 +143,17 @@ void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64
         const real* body = p.x + n * p.x_clip + m * p.x_body;
         real* out = p.out + item * size;
         item += last - first;
-        for (std::int64_t t = first; t < last; ++t, out += size) {
+        std::int64_t t = first;
+#if defined(ASMA_HAS_PERMUTATION)
+        if (dense_triples && planned_for != n) {
+            planned = (planned_for < 0 || view.joints_stride) ? permutations.plan(joints, p.joints) : planned;
+            planned_for = n;
+        }
+        // The last frame of all is followed by memory that is not ours to write.
+        for (; planned && t < last - (item == end); ++t, out += size)
+            permutations.gather(body + (frames ? frames[t] : t) * p.x_frame, out);
+#endif
+        for (; t < last; ++t, out += size) {
             const real* source = body + (frames ? frames[t] : t) * p.x_frame;
             if (whole_frames)
                 copy(source, out, size);

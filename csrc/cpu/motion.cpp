@@ -20,6 +20,7 @@ constexpr int wide_lanes = ASMA_VECTOR_BYTES / 8, parts = motion_lanes / wide_la
 typedef double Wide __attribute__((vector_size(ASMA_VECTOR_BYTES), may_alias, aligned(8)));
 typedef std::int64_t WideBits __attribute__((vector_size(ASMA_VECTOR_BYTES)));
 typedef real Narrow __attribute__((vector_size(wide_lanes * sizeof(real)), may_alias, aligned(sizeof(real))));
+typedef real Eight __attribute__((vector_size(motion_lanes * sizeof(real)), may_alias));
 typedef real Real4 __attribute__((vector_size(4 * sizeof(real))));
 typedef real Real4Unaligned __attribute__((vector_size(4 * sizeof(real)), may_alias, aligned(sizeof(real))));
 
@@ -37,25 +38,41 @@ inline void widen(const Narrow& value, Wide& wide) {
 
 // ---- a frame's joints, channel by channel ----
 
-// Eight joints of three successive coordinates.
-inline void deinterleave(const real* joints, real* out, std::int64_t plane) {
+// The changes of eight joints of three successive coordinates, coordinate by coordinate; of the first `count` where it
+// is below eight, and 0 for the others.
+inline void differences(const real* before, const real* after, std::int64_t count, Eight& x, Eight& y, Eight& z) {
 #if defined(__AVX512F__)
-    typedef float Float8 __attribute__((vector_size(32), may_alias, aligned(4)));
-    const auto a = (Vec)_mm512_loadu_ps(joints), b = (Vec)_mm512_loadu_ps(joints + 8);
-    *reinterpret_cast<Float8*>(out) = __builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 26, 29);
-    *reinterpret_cast<Float8*>(out + plane) = __builtin_shufflevector(a, b, 1, 4, 7, 10, 13, 24, 27, 30);
-    *reinterpret_cast<Float8*>(out + 2 * plane) = __builtin_shufflevector(a, b, 2, 5, 8, 11, 14, 25, 28, 31);
+    const std::uint32_t there = count < 8 ? (1u << 3 * count) - 1 : 0xFFFFFF;
+    const auto first = static_cast<__mmask16>(there), second = static_cast<__mmask16>(there >> 8);
+    const auto a = (Vec)_mm512_maskz_loadu_ps(first, after) - (Vec)_mm512_maskz_loadu_ps(first, before);
+    const auto b = (Vec)_mm512_maskz_loadu_ps(second, after + 8) - (Vec)_mm512_maskz_loadu_ps(second, before + 8);
+    x = __builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 26, 29);
+    y = __builtin_shufflevector(a, b, 1, 4, 7, 10, 13, 24, 27, 30);
+    z = __builtin_shufflevector(a, b, 2, 5, 8, 11, 14, 25, 28, 31);
 #elif defined(__AVX2__)
-    const __m256 a = _mm256_loadu_ps(joints), b = _mm256_loadu_ps(joints + 8), c = _mm256_loadu_ps(joints + 16);
-    const __m256 x = _mm256_blend_ps(_mm256_blend_ps(a, b, 0b10010010), c, 0b00100100);
-    const __m256 y = _mm256_blend_ps(_mm256_blend_ps(a, b, 0b00100100), c, 0b01001001);
-    const __m256 z = _mm256_blend_ps(_mm256_blend_ps(a, b, 0b01001001), c, 0b10010010);
-    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5)));
-    _mm256_storeu_ps(out + plane, _mm256_permutevar8x32_ps(y, _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6)));
-    _mm256_storeu_ps(out + 2 * plane, _mm256_permutevar8x32_ps(z, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7)));
+    __m256 d[3];
+    for (int i = 0; i < 3; ++i) {
+        if (count >= 8) {
+            d[i] = _mm256_sub_ps(_mm256_loadu_ps(after + 8 * i), _mm256_loadu_ps(before + 8 * i));
+        } else {
+            const __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(3 * count) - 8 * i),
+                                                     _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            d[i] = _mm256_sub_ps(_mm256_maskload_ps(after + 8 * i, there), _mm256_maskload_ps(before + 8 * i, there));
+        }
+    }
+    const __m256 xs = _mm256_blend_ps(_mm256_blend_ps(d[0], d[1], 0b10010010), d[2], 0b00100100);
+    const __m256 ys = _mm256_blend_ps(_mm256_blend_ps(d[0], d[1], 0b00100100), d[2], 0b01001001);
+    const __m256 zs = _mm256_blend_ps(_mm256_blend_ps(d[0], d[1], 0b01001001), d[2], 0b10010010);
+    x = (Eight)_mm256_permutevar8x32_ps(xs, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
+    y = (Eight)_mm256_permutevar8x32_ps(ys, _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6));
+    z = (Eight)_mm256_permutevar8x32_ps(zs, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
 #else
-    for (int v = 0; v < 8; ++v)
-        for (int c = 0; c < 3; ++c) out[c * plane + v] = joints[3 * v + c];
+    x = y = z = Eight{};
+    for (int v = 0; v < (count < 8 ? count : 8); ++v) {
+        x[v] = after[3 * v] - before[3 * v];
+        y[v] = after[3 * v + 1] - before[3 * v + 1];
+        z[v] = after[3 * v + 2] - before[3 * v + 2];
+    }
 #endif
 }
 
@@ -115,14 +132,9 @@ inline void lay_out(const MotionParams<real>& p, const real* frame, const std::i
 // ---- scores ----
 
 // The squared change q of one lane's joint, for weights U: the upper triangle of W = SᵀS, off its diagonal doubled.
-template <int dims, int fixed_channels> inline void change(const real* before, const real* after, std::int64_t plane,
-                                                           std::int64_t channels, const double* weights, Wide& q) {
-    const auto difference = [&](std::int64_t c, Wide& d) {
-        widen(
-            *reinterpret_cast<const Narrow*>(after + c * plane) - *reinterpret_cast<const Narrow*>(before + c * plane),
-            d);
-    };
-    if constexpr (fixed_channels >= 0) channels = fixed_channels;
+// difference(c, d) gives the change of channel c.
+template <int dims, class Difference>
+inline void change(std::int64_t channels, const double* weights, Wide& q, const Difference& difference) {
     q = Wide{};
     if constexpr (dims == 2) {
         Wide a, b;
@@ -141,33 +153,44 @@ template <int dims, int fixed_channels> inline void change(const real* before, c
     }
 }
 
-// One body's step from frame to frame. `row` holds dense triples that are still to be laid out in `after`, or is null.
-template <int dims, int fixed_channels, bool with_frame, bool with_joints>
-inline void add_step(const real* row, const real* before, real* after, std::int64_t plane, std::int64_t count,
+// The same from two laid out frames.
+template <int dims, int fixed_channels> inline void change(const real* before, const real* after, std::int64_t plane,
+                                                           std::int64_t channels, const double* weights, Wide& q) {
+    if constexpr (fixed_channels >= 0) channels = fixed_channels;
+    change<dims>(channels, weights, q, [&](std::int64_t c, Wide& d) {
+        widen(
+            *reinterpret_cast<const Narrow*>(after + c * plane) - *reinterpret_cast<const Narrow*>(before + c * plane),
+            d);
+    });
+}
+
+// One body's step from frame to frame. `before` and `after` are laid out, `plane` apart, or hold dense triples.
+template <int dims, int fixed_channels, bool with_frame, bool with_joints, bool triples>
+inline void add_step(const real* before, const real* after, std::int64_t plane, std::int64_t count,
                      std::int64_t channels, const double* weights, const std::int64_t* tail, double* frame,
                      double* totals) {
     Wide sums[parts];
     for (int part = 0; part < parts && with_frame; ++part) sums[part] = reinterpret_cast<const Wide*>(frame)[part];
     const auto add = [&](std::int64_t v, bool last) {
+        Eight d[3];
+        if constexpr (triples) differences(before + 3 * v, after + 3 * v, last ? count - v : 8, d[0], d[1], d[2]);
         for (int part = 0; part < parts; ++part) {
             const std::int64_t at = v + part * wide_lanes;
             Wide q;
-            change<dims, fixed_channels>(before + at, after + at, plane, channels, weights, q);
+            if constexpr (triples)
+                change<dims>(3, weights, q, [&](std::int64_t c, Wide& wide) {
+                    widen(reinterpret_cast<const Narrow*>(&d[c])[part], wide);
+                });
+            else
+                change<dims, fixed_channels>(before + at, after + at, plane, channels, weights, q);
             if (last) q = (Wide)((WideBits)q & reinterpret_cast<const WideBits*>(tail)[part]);
             if (with_frame) sums[part] += q;
             if (with_joints) *reinterpret_cast<Wide*>(totals + at) += q;
         }
     };
     std::int64_t v = 0;
-    for (; v + motion_lanes <= count; v += motion_lanes) {
-        if (row) deinterleave(row + 3 * v, after + v, plane);
-        add(v, false);
-    }
-    if (v < count) {
-        for (std::int64_t i = v; i < count && row; ++i)
-            for (std::int64_t c = 0; c < 3; ++c) after[c * plane + i] = row[3 * i + c];
-        add(v, true);
-    }
+    for (; v + motion_lanes <= count; v += motion_lanes) add(v, false);
+    if (v < count) add(v, true);
     for (int part = 0; part < parts && with_frame; ++part) reinterpret_cast<Wide*>(frame)[part] = sums[part];
 }
 
@@ -205,17 +228,22 @@ inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t firs
         for (std::int64_t i = 0; i < (last - first) * motion_lanes; ++i) p.frame_totals[i] = 0;
     if (with_joints)
         for (std::int64_t v = 0; v < plane; ++v) p.joint_totals[v] = 0;
-    const bool triples = dense_triples(p);
     for (std::int64_t m = 0; m < p.bodies && first < last; ++m) {
         const auto row = [&](std::int64_t t) { return x + m * p.x_body + (frames ? frames[t] : t) * p.x_frame; };
+        const auto totals = [&](std::int64_t t) { return p.frame_totals + (t - first) * motion_lanes; };
+        if constexpr (fixed_channels == 3)
+            if (dense_triples(p)) {
+                for (std::int64_t t = first; t < last; ++t)
+                    add_step<dims, 3, with_frame, with_joints, true>(row(t), row(t + 1), 0, count, 3, weights, tail,
+                                                                     totals(t), p.joint_totals);
+                continue;
+            }
         real *before = p.rows, *after = p.rows + p.channels * plane;
         lay_out(p, row(first), joints, count, plane, before);
         for (std::int64_t t = first; t < last; ++t) {
-            const real* next = row(t + 1);
-            if (!triples) lay_out(p, next, joints, count, plane, after);
-            add_step<dims, fixed_channels, with_frame, with_joints>(
-                triples ? next : nullptr, before, after, plane, count, p.channels, weights, tail,
-                p.frame_totals + (t - first) * motion_lanes, p.joint_totals);
+            lay_out(p, row(t + 1), joints, count, plane, after);
+            add_step<dims, fixed_channels, with_frame, with_joints, false>(before, after, plane, count, p.channels,
+                                                                           weights, tail, totals(t), p.joint_totals);
             real* free = before;
             before = after, after = free;
         }
