@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from asma_fast._backends import native
+from asma_fast._backends import native, why_not
 
 Array = Any  # numpy.ndarray or torch.Tensor
 
 # dtype of either kind → native code's; asked for at every call.
 _DTYPE_CODES: dict[Any, Any] = {}
 
-# torch.Tensor alone, once torch is there: asked for many times at every call.
+# torch.Tensor alone, and the types of tensors that are what they seem, once torch is there: asked for many times at
+# every call.
 _TENSOR: tuple[type, ...] = ()
+_REAL_TENSORS: tuple[type, ...] = ()
+
+# Numbers of 8 bytes in the least that the native pool serves (csrc/core/memory_pool.hpp).
+_POOLED_COUNT = (2 << 20) // 8
 
 # Logical axis order → the order in memory, slowest first: channels last.
 _PHYSICAL = {4: (0, 2, 3, 1), 5: (0, 4, 2, 3, 1)}
@@ -29,10 +34,11 @@ def is_tensor(value: Any) -> bool:
 
 def find_tensor_type() -> tuple[type, ...]:
     """torch.Tensor where torch is imported, looked up once."""
-    global _TENSOR
+    global _TENSOR, _REAL_TENSORS
     torch = sys.modules.get("torch")
     if torch is not None:
         _TENSOR = (torch.Tensor,)
+        _REAL_TENSORS = (torch.Tensor, torch.nn.Parameter)
     return _TENSOR
 
 
@@ -57,9 +63,24 @@ def empty(shape: Sequence[int], like: Array, dtype: str | None = None, order: Se
     for axis in reversed(order):
         strides[axis] = step
         step = step * shape[axis]
+    # A size is asked for only of real tensors: of others it may be symbolic, and asking would make a guard.
+    if type(like) in _REAL_TENSORS and not torch.compiler.is_compiling() and step >= _POOLED_COUNT and like.is_cpu:
+        pooled = _pooled(torch, tuple(shape), tuple(order), dtype or dtype_name(like))
+        if pooled is not None:
+            return pooled
     # Not empty().permute(): an output that is a view of something cannot be modified in place under autograd.
     kind = getattr(torch, dtype) if dtype else like.dtype
     return torch.empty_strided(tuple(shape), tuple(strides), dtype=kind, device=like.device)
+
+
+def _pooled(torch: Any, shape: tuple[int, ...], order: tuple[int, ...], dtype: str) -> Array | None:
+    """A large tensor in the native pool's memory, which is not given back to the system between two calls; or None."""
+    if dtype not in ("float32", "float64") or why_not("cpu") is not None:
+        return None
+    if torch.utils.deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled():
+        return None  # torch fills what it allocates
+    capsule = native().pooled_tensor(shape, order, getattr(native().DType, dtype))
+    return None if capsule is None else torch.from_dlpack(capsule)
 
 
 def empty_channels_last(shape: Sequence[int], like: Array) -> Array:

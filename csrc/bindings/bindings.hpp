@@ -35,6 +35,7 @@ void bind_dropout(py::module_& module);
 void bind_gather_view(py::module_& module);
 void bind_graph_conv(py::module_& module);
 void bind_joint_degree(py::module_& module);
+void bind_memory_pool(py::module_& module);
 void bind_missing(py::module_& module);
 void bind_moments(py::module_& module);
 void bind_motion(py::module_& module);

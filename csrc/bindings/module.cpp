@@ -83,6 +83,7 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     bind_gather_view(module);
     bind_graph_conv(module);
     bind_joint_degree(module);
+    bind_memory_pool(module);
     bind_missing(module);
     bind_moments(module);
     bind_motion(module);

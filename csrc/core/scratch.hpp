@@ -8,6 +8,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "core/memory_pool.hpp"
+
 namespace asma {
 
 [[noreturn]] inline void refuse_size() {
@@ -34,8 +36,14 @@ public:
     static constexpr std::size_t alignment = 64;
 
     explicit Scratch(std::int64_t count)
-        : data_(static_cast<T*>(::operator new(bytes(count), std::align_val_t(alignment)))) {}
-    ~Scratch() { ::operator delete(data_, std::align_val_t(alignment)); }
+        : pooled_(acquire_pooled(bytes(count))),
+          data_(static_cast<T*>(pooled_ ? pooled_ : ::operator new(bytes(count), std::align_val_t(alignment)))) {}
+    ~Scratch() {
+        if (pooled_)
+            release_pooled(pooled_);
+        else
+            ::operator delete(data_, std::align_val_t(alignment));
+    }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
 
@@ -48,6 +56,7 @@ private:
         return static_cast<std::size_t>(count) * sizeof(T);
     }
 
+    void* pooled_;
     T* data_;
 };
 
