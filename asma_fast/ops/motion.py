@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from asma_fast._array import Array, dense, empty
-from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
+from asma_fast.ops._contract import check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
-from asma_fast.ops.gather_view import check_view_indices, view_arguments, view_shape
+from asma_fast.ops.gather_view import check_clip, check_view_indices, view_arguments, view_shape
 from asma_fast.view import View
 
 
@@ -144,9 +144,7 @@ def _with_bodies(x: Array) -> Array:
 def _check(
     x: Array, frames: Array | None, joints: Array | None, transform: Array | None, replicate: bool = True
 ) -> None:
-    check_shape("x", x, "N C T V M")
-    check_dtype("x", x, FLOATS)
-    check_view(x, frames, joints, transform)
+    check_clip(x, frames, joints, transform)
 
 
 def _allocate_frames(x: Array, frames: Any, joints: Any, transform: Any, replicate: bool) -> Array:
