@@ -72,14 +72,18 @@ def _motion(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, f
         read = frames[n if frames.shape[0] > 1 else 0]
         kept = joints[n if joints.shape[0] > 1 else 0]
         weights = _weights(transform[n if transform.shape[0] > 1 else 0].astype(np.float64))
-        totals = np.zeros(positions)
+        each = 1 if len(weights) else channels  # numbers of a joint that are summed apart
+        totals = np.zeros((positions, each))
         sums = np.zeros((max(steps, 0), 8))
         for m in range(bodies):
             for t in range(steps):
                 for v in range(positions):
-                    q = _change(x[n, :, read[t], kept[v], m], x[n, :, read[t + 1], kept[v], m], weights)
-                    sums[t, v % 8] += q
-                    totals[v] += q
+                    before, after = x[n, :, read[t], kept[v], m], x[n, :, read[t + 1], kept[v], m]
+                    for c in range(each):
+                        d = np.float64(after[c] - before[c])
+                        q = _change(before, after, weights) if len(weights) else d * d
+                        sums[t, (v * each + c) % 8] += q
+                        totals[v, c] += q
         for t in range(steps):
             s = sums[t]
             total = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
@@ -87,4 +91,7 @@ def _motion(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool, f
         if steps >= 0:
             frame_out[n, steps] = frame_out[n, steps - 1] if replicate and steps > 0 else np.float32(0)
         for v in range(positions):
-            joint_out[n, v] = _mean(totals[v], channels * bodies * steps)
+            total = 0.0
+            for c in range(each):
+                total += totals[v, c]
+            joint_out[n, v] = _mean(total, channels * bodies * steps)

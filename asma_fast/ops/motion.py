@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from asma_fast._array import Array, dense, empty
-from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
+from asma_fast.ops._contract import check_shape
 from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
-from asma_fast.ops.gather_view import check_view_indices, view_arguments, view_shape
+from asma_fast.ops.gather_view import check_clip, check_view_indices, view_arguments, view_shape
 from asma_fast.view import View
 
 
@@ -20,11 +20,12 @@ def frame_motion(x: Array, *, view: View | None = None, last: str = "replicate",
 
     The score decides which frames are masked, so every implementation and instruction set gives the same bits.
     Differences are taken in the dtype of ``x`` (half precisions: in float32); all else is float64 without fused
-    operations. With U the upper triangle of W, doubled off the diagonal, q = Σ_a d_a · (Σ_{b≥a} U_ab d_b) over the
-    coordinates of the transform, then + d_c² for each channel beyond them, every sum in ascending order. Eight partial
-    sums s_k of a frame take q of the joints v ≡ k (mod 8), body by body, joints ascending; they are merged as
-    ((s_0 + s_4) + (s_2 + s_6)) + ((s_1 + s_5) + (s_3 + s_7)). The sum, never below zero, is divided by the number of
-    values and rounded once to float32.
+    operations. Eight partial sums s_k of a frame are merged as ((s_0 + s_4) + (s_2 + s_6)) + ((s_1 + s_5) +
+    (s_3 + s_7)); the sum, never below zero, is divided by the number of values and rounded once to float32. Without a
+    transform s_k takes d² of the numbers e = v·C + c ≡ k (mod 8), body by body, e ascending. With one, and U the upper
+    triangle of W, doubled off the diagonal, q = Σ_a d_a · (Σ_{b≥a} U_ab d_b) over the coordinates of the transform,
+    then + d_c² for each channel beyond them, every sum in ascending order; s_k takes q of the joints v ≡ k (mod 8),
+    body by body, joints ascending.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def joint_motion(x: Array, *, view: View | None = None, impl: str | Impl = "auto
 
     ``out[n,v] = mean_{e,t<T'−1,m} (y[n,e,t+1,v,m] − y[n,e,t,v,m])²`` with ``y = gather_view(x, view)``; v is a position
     of the view. Computed as :func:`frame_motion` is and as exactly defined, but for the sum of a joint: one, over
-    bodies, then steps from frame to frame.
+    bodies, then steps from frame to frame; without a transform one for each channel, added in ascending order.
 
     Parameters
     ----------
@@ -143,9 +144,7 @@ def _with_bodies(x: Array) -> Array:
 def _check(
     x: Array, frames: Array | None, joints: Array | None, transform: Array | None, replicate: bool = True
 ) -> None:
-    check_shape("x", x, "N C T V M")
-    check_dtype("x", x, FLOATS)
-    check_view(x, frames, joints, transform)
+    check_clip(x, frames, joints, transform)
 
 
 def _allocate_frames(x: Array, frames: Any, joints: Any, transform: Any, replicate: bool) -> Array:
@@ -180,34 +179,38 @@ def _reference_frames(x: Any, frames: Any, joints: Any, transform: Any, replicat
 
 
 def _reference_joints(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
-    return _joint_scores(_changes(x, frames, joints, transform), x.shape[1])
+    return _joint_scores(_changes(x, frames, joints, transform), x.shape[1], view_shape(x, frames, joints))
 
 
 def _reference_both(x: Any, frames: Any, joints: Any, transform: Any, replicate: bool) -> Any:
     changes = _changes(x, frames, joints, transform)
     shape = view_shape(x, frames, joints)
-    return _frame_scores(changes, x.shape[1], shape, replicate), _joint_scores(changes, x.shape[1])
+    return _frame_scores(changes, x.shape[1], shape, replicate), _joint_scores(changes, x.shape[1], shape)
 
 
 def _frame_scores(q: Any, channels: int, shape: tuple[int, ...], replicate: bool) -> Any:
-    n, pairs, v, m = q.shape
+    n, pairs, numbers, m = q.shape
     if shape[2] < 2:
         return q.new_zeros((n, shape[2]), dtype=sys.modules["torch"].float32)
     s = [q.new_zeros(n, pairs) for _ in range(8)]
     for body in range(m):
-        for joint in range(v):
-            s[joint % 8] = s[joint % 8] + q[:, :, joint, body]
-    score = _mean(((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])), channels * v * m)
+        for e in range(numbers):
+            s[e % 8] = s[e % 8] + q[:, :, e, body]
+    score = _mean(((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])), channels * shape[3] * m)
     last = score[:, -1:] if replicate else score.new_zeros(n, 1)
     return sys.modules["torch"].cat([score, last], dim=1)
 
 
-def _joint_scores(q: Any, channels: int) -> Any:
-    n, pairs, v, m = q.shape
-    total = q.new_zeros(n, v)
+def _joint_scores(q: Any, channels: int, shape: tuple[int, ...]) -> Any:
+    n, pairs, numbers, m = q.shape
+    sums = q.new_zeros(n, numbers)
     for body in range(m):
         for step in range(pairs):
-            total = total + q[:, step, :, body]
+            sums = sums + q[:, step, :, body]
+    total = q.new_zeros(n, shape[3])
+    each = numbers // max(shape[3], 1)
+    for c in range(each):
+        total = total + sums[:, c::each]
     return _mean(total, channels * pairs * m)
 
 
@@ -230,10 +233,13 @@ def _steps(x: Any, frames: Any, joints: Any) -> Any:
 
 
 def _changes(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
-    """The squared change q of every joint, ``(N, T'−1, V', M)`` float64."""
+    """What a frame sums up, float64: the squared change q of every joint, ``(N, T'−1, V', M)``; without a transform
+    that of every number, ``(N, T'−1, V'·C, M)``."""
     d = _steps(x, frames, joints)
     n, channels, pairs, v, m = d.shape
-    dims = 0 if transform is None else transform.shape[1]
+    if transform is None:
+        return (d * d).permute(0, 2, 3, 1, 4).reshape(n, pairs, v * channels, m)
+    dims = transform.shape[1]
     q = d.new_zeros(n, pairs, v, m)
 
     def weight(a: int, b: int) -> Any:

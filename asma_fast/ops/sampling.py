@@ -166,9 +166,12 @@ def _native_joints(weights: Array, drop: int, seed: Array, ids: Array, kept: Arr
 def _native_frames(
     scores: Array, drop: int, high: bool, random_drop: int, seed: Array, ids: Array, kept: Array
 ) -> None:
-    with np.errstate(over="ignore"):  # a float64 score beyond float32 is an infinity, which is ordered
-        rounded = as_dense(scores, "float32")
-    call_native("sample_frames", rounded, drop, high, random_drop, seed, dense(ids), kept)
+    if isinstance(scores, np.ndarray):
+        with np.errstate(over="ignore"):  # a float64 score beyond float32 is an infinity, which is ordered
+            scores = as_dense(scores, "float32")
+    else:
+        scores = as_dense(scores, "float32")
+    call_native("sample_frames", scores, drop, high, random_drop, seed, dense(ids), kept)
 
 
 def check_weights(lowest: Any, highest: Any, positive: Any, drop: int) -> None:

@@ -50,10 +50,11 @@ void motion(const Array& x, const Map& frames, const Map& joints, const Map& tra
         const std::int64_t columns = pieces_of(p.frame_out ? p.joints : std::min(p.joints, p.piece), lanes) * lanes;
         const std::int64_t rows = checked_product({2, p.channels, columns});
         // One step more: the last frame repeats its predecessor's, which may lie in another piece.
+        const std::int64_t sums = p.view.dims ? columns : checked_product({columns, p.channels});  // of a body's joints
         const std::int64_t steps = p.frame_out ? checked_product({p.piece + 1, lanes}) : 0;
         parallel_for(x.size(0) * p.pieces, items_together, [&](std::int64_t begin, std::int64_t end) {
             Scratch<Real> memory(rows);
-            Scratch<double> frame_totals(steps), joint_totals(columns);
+            Scratch<double> frame_totals(steps), joint_totals(sums);
             cpu::MotionParams<Real> own = p;
             own.rows = memory.data(), own.frame_totals = frame_totals.data(), own.joint_totals = joint_totals.data();
             cpu::kernels<Real>().motion(own, begin, end);

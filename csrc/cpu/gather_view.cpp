@@ -120,6 +120,26 @@ struct Permutations {
 };
 #endif
 
+// How many output frames ahead are asked for while one is written: the frames of a view do not follow each other in x.
+constexpr std::int64_t frames_ahead = 4;
+
+inline std::int64_t ahead(std::int64_t t, std::int64_t last) {
+    return t + frames_ahead < last ? t + frames_ahead : last - 1;
+}
+
+inline std::int64_t source(const std::int32_t* frames, std::int64_t t) {
+    return frames ? frames[t] : t;
+}
+
+// No address is wrong to ask for, so `to` may lie beyond the output.
+inline void prefetch(const real* from, real* to, std::int64_t count) {
+    const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(real));
+    for (std::int64_t b = 0; b < bytes; b += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + b, 0);
+        __builtin_prefetch(reinterpret_cast<char*>(to) + b, 1);
+    }
+}
+
 }  // namespace
 
 void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64_t end) {
@@ -150,21 +170,24 @@ void gather_view(const GatherViewParams<real>& p, std::int64_t begin, std::int64
             planned_for = n;
         }
         // The last frame of all is followed by memory that is not ours to write.
-        for (; planned && t < last - (item == end); ++t, out += size)
-            permutations.gather(body + (frames ? frames[t] : t) * p.x_frame, out);
+        for (; planned && t < last - (item == end); ++t, out += size) {
+            prefetch(body + source(frames, ahead(t, last)) * p.x_frame, out + frames_ahead * size, size);
+            permutations.gather(body + source(frames, t) * p.x_frame, out);
+        }
 #endif
         for (; t < last; ++t, out += size) {
-            const real* source = body + (frames ? frames[t] : t) * p.x_frame;
-            if (whole_frames)
-                copy(source, out, size);
-            else if (!triples)
-                gather_frame(p, source, joints, transform, out);
+            const real* frame = body + source(frames, t) * p.x_frame;
+            if (whole_frames) {
+                prefetch(body + source(frames, ahead(t, last)) * p.x_frame, out + frames_ahead * size, size);
+                copy(frame, out, size);
+            } else if (!triples)
+                gather_frame(p, frame, joints, transform, out);
             else if (view.dims)
-                gather_triples<false, true>(p, source, joints, transform, out);
+                gather_triples<false, true>(p, frame, joints, transform, out);
             else if (p.x_channel == 1)
-                gather_triples<true, false>(p, source, joints, transform, out);
+                gather_triples<true, false>(p, frame, joints, transform, out);
             else
-                gather_triples<false, false>(p, source, joints, transform, out);
+                gather_triples<false, false>(p, frame, joints, transform, out);
         }
     }
 }

@@ -2,8 +2,10 @@
 // type, everything after them in float64, one stated order of summation (asma_fast/ops/motion.py has it), and no
 // contraction to FMA (CMake compiles this source with -ffp-contract=off).
 //
-// Each frame of the view is laid out once, channel by channel, so that successive joints are successive lanes; the
-// squared change of a joint from frame to frame then goes into the frame's sums, the joint's, or both.
+// Without a transform the numbers of a frame go into the sums as they lie, joint by joint, and only frames that do not
+// lie so are laid out. With one, each frame of the view is laid out once, channel by channel, so that successive joints
+// are successive lanes; the squared change of a joint from frame to frame then goes into the frame's sums, the joint's,
+// or both.
 #include "cpu/motion.hpp"
 
 #include "cpu/simd.hpp"
@@ -129,6 +131,75 @@ inline void lay_out(const MotionParams<real>& p, const real* frame, const std::i
     }
 }
 
+// ---- a frame's numbers, joint by joint ----
+
+// Joints [0, count) of one body in one frame, or those that `joints` names; all channels of each.
+inline void lay_out_flat(const MotionParams<real>& p, const real* frame, const std::int32_t* joints, std::int64_t count,
+                         real* out) {
+    std::int64_t v = 0;
+    if (p.channels == 3 && p.x_channel == 1) {
+        // Each is stored as four numbers, of which the next one's overwrite the last.
+        for (; v + 1 < count; ++v) {
+            Real4 joint;
+            take_three(frame + (joints ? joints[v] : v) * p.x_joint, joint);
+            *reinterpret_cast<Real4Unaligned*>(out + 3 * v) = joint;
+        }
+    } else if (p.channels == 3 && !joints) {
+        for (; v < count; ++v) {
+            const real* joint = frame + v * p.x_joint;
+            out[3 * v] = joint[0], out[3 * v + 1] = joint[p.x_channel], out[3 * v + 2] = joint[2 * p.x_channel];
+        }
+    }
+    for (; v < count; ++v) {
+        const real* joint = frame + (joints ? joints[v] : v) * p.x_joint;
+        for (std::int64_t c = 0; c < p.channels; ++c) out[v * p.channels + c] = joint[c * p.x_channel];
+    }
+}
+
+// after − before of `count` < wide_lanes numbers, 0 beyond them, where nothing is read.
+inline void partial_difference(const real* before, const real* after, std::int64_t count, Narrow& difference) {
+#if defined(__AVX512F__)
+    const auto there = static_cast<__mmask8>((1u << count) - 1);
+    difference = (Narrow)_mm256_sub_ps(_mm256_maskz_loadu_ps(there, after), _mm256_maskz_loadu_ps(there, before));
+#elif defined(__AVX__)
+    const __m128i there = _mm_cmpgt_epi32(_mm_set1_epi32(static_cast<int>(count)), _mm_setr_epi32(0, 1, 2, 3));
+    difference = (Narrow)_mm_sub_ps(_mm_maskload_ps(after, there), _mm_maskload_ps(before, there));
+#else
+    difference = Narrow{};
+    for (std::int64_t i = 0; i < count; ++i) difference[i] = after[i] - before[i];
+#endif
+}
+
+// One body's step from frame to frame, of `size` numbers each: those ≡ k (mod 8) go into sum k of the frame.
+template <bool with_frame, bool with_joints>
+inline void add_flat_step(const real* before, const real* after, std::int64_t size, double* frame, double* totals) {
+    Wide sums[parts];
+    for (int part = 0; part < parts && with_frame; ++part) sums[part] = reinterpret_cast<const Wide*>(frame)[part];
+    const auto add = [&](std::int64_t e, int part, const Narrow& difference) {
+        Wide d;
+        widen(difference, d);
+        d *= d;
+        if (with_frame) sums[part] += d;
+        if (with_joints) *reinterpret_cast<Wide*>(totals + e) += d;
+    };
+    const auto whole = [&](std::int64_t e, int part) {
+        add(e, part, *reinterpret_cast<const Narrow*>(after + e) - *reinterpret_cast<const Narrow*>(before + e));
+    };
+    std::int64_t e = 0;
+    for (; e + motion_lanes <= size; e += motion_lanes)
+        for (int part = 0; part < parts; ++part) whole(e + part * wide_lanes, part);
+    for (int part = 0; part < parts && e < size; ++part, e += wide_lanes) {
+        if (e + wide_lanes <= size) {
+            whole(e, part);
+        } else {
+            Narrow difference;
+            partial_difference(before + e, after + e, size - e, difference);
+            add(e, part, difference);
+        }
+    }
+    for (int part = 0; part < parts && with_frame; ++part) reinterpret_cast<Wide*>(frame)[part] = sums[part];
+}
+
 // ---- scores ----
 
 // The squared change q of one lane's joint, for weights U: the upper triangle of W = SᵀS, off its diagonal doubled.
@@ -212,6 +283,29 @@ inline void weights_of(const real* s, std::int64_t dims, double weights[6]) {
         }
 }
 
+// One body's steps [first, last) over `count` joints; row(t) is where frame t begins.
+template <bool with_frame, bool with_joints, class Row>
+inline void add_flat_steps(const MotionParams<real>& p, const Row& row, const std::int32_t* joints, std::int64_t first,
+                           std::int64_t last, std::int64_t count) {
+    const bool flat = !joints && p.x_channel == 1 && p.x_joint == p.channels;
+    const std::int64_t size = count * p.channels;
+    real *kept = p.rows, *next = p.rows + size;
+    const auto read = [&](std::int64_t t, real* to) -> const real* {
+        if (flat) return row(t);
+        lay_out_flat(p, row(t), joints, count, to);
+        return to;
+    };
+    const real* before = read(first, kept);
+    for (std::int64_t t = first; t < last; ++t) {
+        const real* after = read(t + 1, next);
+        add_flat_step<with_frame, with_joints>(before, after, size, p.frame_totals + (t - first) * motion_lanes,
+                                               p.joint_totals);
+        before = after;
+        real* free = kept;
+        kept = next, next = free;
+    }
+}
+
 // Steps [first, last) of clip n over joints [from, from + count).
 template <int dims, int fixed_channels, bool with_frame, bool with_joints>
 inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t first, std::int64_t last, std::int64_t from,
@@ -220,6 +314,7 @@ inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t firs
     const std::int32_t* joints = p.view.joints ? p.view.joints + n * p.view.joints_stride + from : nullptr;
     const real* x = p.x + n * p.x_clip + (joints ? 0 : from * p.x_joint);
     const std::int64_t plane = (count + motion_lanes - 1) / motion_lanes * motion_lanes;
+    const std::int64_t each = dims ? 1 : p.channels;  // sums of a joint
     double weights[6]{};
     weights_of(p.view.transform + n * p.view.transform_stride, dims, weights);
     alignas(64) std::int64_t tail[motion_lanes];
@@ -227,10 +322,14 @@ inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t firs
     if (with_frame)
         for (std::int64_t i = 0; i < (last - first) * motion_lanes; ++i) p.frame_totals[i] = 0;
     if (with_joints)
-        for (std::int64_t v = 0; v < plane; ++v) p.joint_totals[v] = 0;
+        for (std::int64_t i = 0; i < each * plane; ++i) p.joint_totals[i] = 0;
     for (std::int64_t m = 0; m < p.bodies && first < last; ++m) {
         const auto row = [&](std::int64_t t) { return x + m * p.x_body + (frames ? frames[t] : t) * p.x_frame; };
         const auto totals = [&](std::int64_t t) { return p.frame_totals + (t - first) * motion_lanes; };
+        if constexpr (dims == 0) {
+            add_flat_steps<with_frame, with_joints>(p, row, joints, first, last, count);
+            continue;
+        }
         if constexpr (fixed_channels == 3)
             if (dense_triples(p)) {
                 for (std::int64_t t = first; t < last; ++t)
@@ -253,8 +352,11 @@ inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t firs
             p.frame_out[n * p.frames + t] =
                 mean(merge(p.frame_totals + (t - first) * motion_lanes), p.channels * p.bodies * count);
     if (with_joints)
-        for (std::int64_t v = 0; v < count; ++v)
-            p.joint_out[n * p.joints + from + v] = mean(p.joint_totals[v], p.channels * p.bodies * (last - first));
+        for (std::int64_t v = 0; v < count; ++v) {
+            double total = 0;
+            for (std::int64_t c = 0; c < each; ++c) total += p.joint_totals[v * each + c];
+            p.joint_out[n * p.joints + from + v] = mean(total, p.channels * p.bodies * (last - first));
+        }
 }
 
 template <int dims, int fixed_channels>
@@ -281,8 +383,8 @@ inline void score(const MotionParams<real>& p, std::int64_t n, std::int64_t piec
 void motion(const MotionParams<real>& p, std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t n = item / p.pieces, piece = item % p.pieces;
-        if (p.channels == 3 && p.view.dims != 2)
-            p.view.dims ? score<3, 3>(p, n, piece) : score<0, 3>(p, n, piece);
+        if (p.channels == 3 && p.view.dims == 3)
+            score<3, 3>(p, n, piece);
         else if (p.view.dims == 3)
             score<3, -1>(p, n, piece);
         else if (p.view.dims == 2)

@@ -22,7 +22,7 @@ template <class Real> struct MotionParams {
     // or joints are those of a piece where there are several.
     Real* rows;            // 2 · C · V'
     double* frame_totals;  // T' · motion_lanes
-    double* joint_totals;  // V'
+    double* joint_totals;  // V'; without a transform C · V'
 };
 
 }  // namespace asma::cpu
