@@ -141,14 +141,15 @@ def test_files_run_one_by_one_make_one_run(report: Any, tmp_path: Path) -> None:
         "failed": (1, {**run(), "datetime": "later", "benchmarks": run()["benchmarks"][2:3]}),
     }
 
-    def run_file(name: str) -> tuple[int, Path]:
+    def run_part(arguments: tuple[str, ...]) -> tuple[int, Path]:
+        (name,) = arguments
         status, part = parts[name]
         path = tmp_path / f"{name}.json"
         if part is not None:
             path.write_text(json.dumps(part))
         return status, path
 
-    whole = suite.merged(list(parts), run_file)
+    whole = suite.merged([(name,) for name in parts], run_part)
     assert whole["benchmarks"] == run()["benchmarks"][:3]
     assert whole["incomplete"] == ["died", "failed"]
     assert (whole["datetime"], whole["machine"]) == ("first", run()["machine"])
