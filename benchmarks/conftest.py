@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from targets import headline_rows, headline_text
 
 _ABSOLUTE = re.compile(r"(^|=)(/|\w:)")
 _RUN = pytest.StashKey[LastGroup]()
+_BEGAN = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser):
@@ -30,9 +32,21 @@ def pytest_configure(config):
     for kind in ("DeprecationWarning", "FutureWarning", "UserWarning"):  # of torch.compile and what it imports
         config.addinivalue_line("filterwarnings", rf"ignore::{kind}:torch\..*")
     config.addinivalue_line("markers", "compiles: waits for a compiler, so left out by --benchmark-disable")
-    config.stash[_RUN] = LastGroup()
+    config.stash[_RUN] = LastGroup(tell=lambda line: _tell(config, line))
+    config.stash[_BEGAN] = time.perf_counter()
     if config.getoption("quick"):
         config.option.benchmark_max_time, config.option.benchmark_min_rounds = "0.1", 3
+    elif not any(str(argument).startswith("--benchmark-max-time") for argument in config.invocation_params.args):
+        config.option.benchmark_max_time = "0.5"
+
+
+def _tell(config, line):
+    """On the terminal at once, past pytest's capture."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    with config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        reporter.ensure_newline()
+        reporter.write_line(line)
+        reporter.flush()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -67,6 +81,8 @@ def race(request, benchmark):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["machine"] = machine_line()
+    output_json["seconds"] = time.perf_counter() - config.stash[_BEGAN]
+    output_json["seconds of groups"] = config.stash[_RUN].spent
     # Without folders of this machine, such as that of the JSON file.
     arguments = [argument for argument in map(str, config.invocation_params.args) if not _ABSOLUTE.search(argument)]
     output_json["command"] = " ".join(["pytest", *arguments])

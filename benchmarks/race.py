@@ -113,11 +113,16 @@ def run_race(entries: Mapping[str, Entry], effort: Effort, seconds: float, fewes
     rounds = max(fewest or low, min(high, int(seconds * effort.share / max(took, 1e-9))))
     times: Times = {name: [] for name in entries}
     names = list(entries)
-    for turn in range(rounds):
-        gc.collect()
-        for place in range(len(names)):
-            name = names[(place + turn) % len(names)]
-            times[name].append(_timed(entries[name], repeats[name]))
+    gc.collect()
+    gc.freeze()  # or each round's collection walks all of torch's objects: a tenth of a second and more
+    try:
+        for turn in range(rounds):
+            gc.collect()
+            for place in range(len(names)):
+                name = names[(place + turn) % len(names)]
+                times[name].append(_timed(entries[name], repeats[name]))
+    finally:
+        gc.unfreeze()
     return times
 
 
@@ -162,11 +167,23 @@ def _over() -> None:
 
 @dataclass
 class LastGroup:
-    """The group raced last: rows of a group follow each other."""
+    """The group raced last: rows of a group follow each other.
+
+    Parameters
+    ----------
+    group, entries, times
+        Its name, its entries and how long each took, round by round.
+    tell
+        Called with a line when a group has been raced.
+    spent
+        Of every group so far: seconds until it was ready, and seconds of the race.
+    """
 
     group: str = ""
     entries: dict[str, Entry] = field(default_factory=dict)
     times: Times = field(default_factory=dict)
+    tell: Callable[[str], None] = print
+    spent: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Race:
@@ -208,15 +225,26 @@ class Race:
         try:
             if self.run.group != group:
                 self.run.group, self.run.entries, self.run.times = "", {}, {}  # frees the last group first
-                self.run.entries = start()
-                self.run.group = group
-                if self.benchmark.enabled:
-                    with torch.random.fork_rng(devices=[]):
-                        self.run.times = run_race(self.run.entries, self.effort, seconds, fewest)
-                    self.run.entries = {key: replace(entry, call=_over) for key, entry in self.run.entries.items()}
+                self._start(group, start, seconds, fewest)
             self._report(name, group, threads, amounts or {})
         finally:
             torch.set_num_threads(before)
+
+    def _start(self, group: str, start: Field, seconds: float, fewest: int | None) -> None:
+        run = self.run
+        run.group, run.entries, run.times = "", {}, {}  # frees the last group first
+        began = time.perf_counter()
+        run.entries = start()
+        run.group = group
+        if not self.benchmark.enabled:
+            return
+        ready = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):
+            run.times = run_race(run.entries, self.effort, seconds, fewest)
+        run.entries = {key: replace(entry, call=_over) for key, entry in run.entries.items()}
+        run.spent[group] = ready - began, time.perf_counter() - ready
+        rounds = len(next(iter(run.times.values())))
+        run.tell(f"{group}: ready in {run.spent[group][0]:.1f} s, {rounds} rounds in {run.spent[group][1]:.1f} s")
 
     def _report(self, name: str, group: str, threads: int, amounts: Mapping[str, float]) -> None:
         benchmark, entry = self.benchmark, self.run.entries[name]

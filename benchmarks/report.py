@@ -1,6 +1,6 @@
 """``python benchmarks/report.py [JSON] [--out benchmarks/RESULTS.md]``: a run of the benchmarks as tables and plots.
 
-Without a JSON file the suite is run (``pytest benchmarks --benchmark-json …``), which takes most of an hour. Pictures
+Without a JSON file the suite is run, file by file (``benchmarks/suite.py``), which takes about half an hour. Pictures
 go to ``results/`` beside the page. One JSON file gives one page, byte for byte.
 """
 
@@ -11,19 +11,18 @@ import json
 import math
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from suite import HERE, run_suite
 from targets import Headline, headline_rows
 
 Row = Mapping[str, Any]
-HERE = Path(__file__).resolve().parent
-#: Amounts a second, and the limit's unit.
-RATES = ("GFLOP/s", "GB/s")
+#: Amounts a second; the machine's limits are in the first two.
+RATES = ("GFLOP/s", "GB/s", "clips/s")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,27 +30,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("json", nargs="?", type=Path, help="of pytest --benchmark-json; without it the suite is run")
     parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md", help="the page; its folder gets results/")
     parser.add_argument("--quick", action="store_true", help="if the suite is run: fewer shapes and rounds")
+    parser.add_argument("--save", type=Path, help="if the suite is run: where to keep its JSON")
     options = parser.parse_args(arguments)
-    if options.json is not None and options.quick:
-        parser.error("--quick is for a run of the suite: it does not go with a JSON file")
-    with tempfile.TemporaryDirectory() as folder:
-        path = options.json or Path(folder) / "benchmarks.json"
-        if options.json is None and (status := _run_suite(path, options.quick)):
-            print("report: the suite failed, nothing was written", file=sys.stderr)
-            return status
-        try:
-            run = read_run(path)
-        except (OSError, ValueError) as error:
-            print(f"report: {error}", file=sys.stderr)
-            return 1
+    if options.json is not None and (options.quick or options.save):
+        parser.error("--quick and --save are for a run of the suite: they do not go with a JSON file")
+    try:
+        run = read_run(options.json) if options.json else _new_run(options.quick, options.save)
+    except (OSError, ValueError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
     write_report(run, options.out)
     print(f"wrote {options.out}")
+    if run.get("incomplete"):
+        print(f"report: the run is incomplete: {', '.join(run['incomplete'])}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _run_suite(path: Path, quick: bool) -> int:
-    command = [sys.executable, "-m", "pytest", "-q", HERE.name, f"--benchmark-json={path}"]
-    return subprocess.run([*command, *(["--quick"] if quick else [])], cwd=HERE.parent, check=False).returncode
+def _new_run(quick: bool, save: Path | None) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_suite(Path(folder), quick=quick)
+    if save is not None:
+        save.write_text(json.dumps(run), encoding="utf-8")
+    if not run["benchmarks"]:
+        raise ValueError("no file of the suite gave a result: nothing was written")
+    return run
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -81,8 +84,9 @@ def write_report(run: Mapping[str, Any], out: Path) -> None:
         "",
         f"{run.get('machine', 'unknown machine')}.",
         "",
-        f"{run['datetime'][:10]}, one run of `{run.get('command', 'pytest benchmarks')}`.",
+        f"{run['datetime'][:10]}, one run of `{run.get('command', 'pytest benchmarks')}`{_duration(run)}.",
         "",
+        *_incomplete(run),
         "Times are medians over rounds. Where a table has ratios, rivals of a group ran in turn, round by round, and "
         "a ratio is the median over rounds of the rival's time by ours. GFLOP/s count the direct convolution without "
         "taps in the padding. Shares are of the best matrix product (1024³) or copy (64 MB) on as many threads in the "
@@ -107,6 +111,15 @@ def write_report(run: Mapping[str, Any], out: Path) -> None:
     for group in sorted(by_group, key=_natural):
         lines += ["", f"### {group}", "", *_table(by_group[group], limits)]
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _duration(run: Mapping[str, Any]) -> str:
+    return f" of {run['seconds'] / 60:.0f} minutes" if "seconds" in run else ""
+
+
+def _incomplete(run: Mapping[str, Any]) -> list[str]:
+    files = ", ".join(f"`{file}`" for file in run.get("incomplete", []))
+    return [f"**Incomplete**: rows are missing of {files}, whose processes failed.", ""] if files else []
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

@@ -117,6 +117,45 @@ def test_every_table_is_rectangular_and_every_picture_exists_and_is_small(report
         assert len(data) < 60_000
 
 
+def test_a_run_says_how_long_it_took_and_what_is_missing(
+    report: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "one run of `pytest benchmarks`." in written(report, tmp_path, run())
+    assert "one run of `pytest benchmarks` of 27 minutes." in written(report, tmp_path, {**run(), "seconds": 1620.0})
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**run(), "incomplete": ["benchmarks/nn/bench_a.py"]}))
+    assert report.main([str(path), "--out", str(tmp_path / "RESULTS.md")]) == 1
+    assert "incomplete: benchmarks/nn/bench_a.py" in capsys.readouterr().err
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "**Incomplete**: rows are missing of `benchmarks/nn/bench_a.py`" in page
+    assert "### " + LOSS in page
+
+
+def test_files_run_one_by_one_make_one_run(report: Any, tmp_path: Path) -> None:
+    import suite
+
+    parts = {
+        "a": (0, {**run(), "datetime": "first", "benchmarks": run()["benchmarks"][:2], "seconds": 5.0}),
+        "died": (-11, None),
+        "left out": (5, {**run(), "benchmarks": []}),
+        "failed": (1, {**run(), "datetime": "later", "benchmarks": run()["benchmarks"][2:3]}),
+    }
+
+    def run_part(arguments: tuple[str, ...]) -> tuple[int, Path]:
+        (name,) = arguments
+        status, part = parts[name]
+        path = tmp_path / f"{name}.json"
+        if part is not None:
+            path.write_text(json.dumps(part))
+        return status, path
+
+    whole = suite.merged([(name,) for name in parts], run_part)
+    assert whole["benchmarks"] == run()["benchmarks"][:3]
+    assert whole["incomplete"] == ["died", "failed"]
+    assert (whole["datetime"], whole["machine"]) == ("first", run()["machine"])
+    assert whole["seconds"] != 5.0
+
+
 def test_the_same_run_gives_the_same_bytes(report: Any, tmp_path: Path) -> None:
     pages = []
     for name, data in (("a", run()), ("b", run())):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from asma_fast._array import Array, channels_last, dense, empty, empty_channels_last
+from asma_fast._array import Array, channels_last, dense, empty_channels_last
 from asma_fast.ops._contract import FLOATS, as_float, as_int, check_alike, check_count, check_dtype, check_shape
-from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, allocate_grads, call_native, check_needs, run, wanted
 from asma_fast.ops._random import as_ids, as_seed
 from asma_fast.ops.dropout import MOST_BLOCKS, cut
 from asma_fast.ops.dropout import OP as DROPOUT
@@ -171,6 +171,11 @@ def _reference(
 DIFFERENTIABLE = (0, 1, 2, 3, 4, 5)  # x, scale, shift, residual, residual_scale, residual_shift
 
 
+def _as_large(out: Array, scale: Array) -> tuple[Array, ...]:
+    """Arrays as large as the differentiable arguments, of which the backward op gets those that it reads."""
+    return out, scale, scale, out, scale, scale
+
+
 def _check_backward(
     g: Array,
     out: Array,
@@ -195,8 +200,7 @@ def _check_backward(
         if value is not None:
             check_shape(name, value, "C", **sizes)
             check_alike(name, value, "out", out)
-    if len(needs) != len(DIFFERENTIABLE):
-        raise ValueError(f"needs must have {len(DIFFERENTIABLE)} entries, got {len(needs)}")
+    check_needs(needs, _as_large(out, scale), DIFFERENTIABLE)
     if needs[1] and x is None:
         raise ValueError("x must be given where the gradient of scale is needed, got None")
     if needs[4] and (residual is None or residual_scale is None):
@@ -205,15 +209,7 @@ def _check_backward(
 
 
 def _allocate_backward(g: Array, out: Array, *rest: Any) -> tuple[Array, ...]:
-    needs = rest[-1]
-    return tuple(
-        empty((0,), out)
-        if not needed
-        else empty_channels_last(out.shape, out)
-        if place in (0, 3)
-        else empty((out.shape[1],), out)
-        for place, needed in zip(DIFFERENTIABLE, needs, strict=True)
-    )
+    return allocate_grads(rest[-1], _as_large(out, rest[1]), DIFFERENTIABLE, out, maps=(0, 3))
 
 
 def _native_backward(
@@ -230,9 +226,8 @@ def _native_backward(
     needs: Any,
     *grads: Array,
 ) -> None:
-    wanted = (grad if needed else None for grad, needed in zip(grads, needs, strict=True))
     maps = (channels_last(g), channels_last(out), _map(x), scale, _map(residual), residual_scale)
-    call_native("block_output_backward", *maps, seed, dense(ids), cut(p), block, *wanted)
+    call_native("block_output_backward", *maps, seed, dense(ids), cut(p), block, *wanted(needs, grads))
 
 
 OP = Op(

@@ -7,7 +7,7 @@ allocated outputs, and fill them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from asma_fast._array import Array, aligned, dtype_name, find_tensor_type, is_array, is_tensor, to_native, to_tensor
+from asma_fast._array import (
+    Array,
+    aligned,
+    dtype_name,
+    empty,
+    empty_channels_last,
+    find_tensor_type,
+    is_array,
+    is_tensor,
+    to_native,
+    to_tensor,
+)
 from asma_fast._backends import IMPLEMENTATIONS, backends, native
 from asma_fast.ops._contract import HALVES, REALS, check_array
 
@@ -122,6 +133,37 @@ def call_native(name: str, *args: Any) -> None:
             borrowed.append(array)
             ready[position] = to_native(array)
     getattr(native(), name)(*ready)
+
+
+# ---- backward ops whose last argument is ``needs``: for each differentiable argument, whether its gradient is wanted
+
+
+def check_needs(needs: Sequence[bool], arguments: Sequence[Any], places: Sequence[int]) -> None:
+    """``needs`` has an entry for each of ``places`` in ``arguments``, and asks for no gradient of an absent one."""
+    if len(needs) != len(places):
+        raise ValueError(f"needs must have {len(places)} entries, got {len(needs)}")
+    for place, needed in zip(places, needs, strict=True):
+        if needed and arguments[place] is None:
+            raise ValueError(f"needs asks for the gradient of argument {place}, which is None")
+
+
+def allocate_grads(
+    needs: Sequence[bool], arguments: Sequence[Any], places: Sequence[int], like: Array, maps: Sequence[int] = (0,)
+) -> tuple[Array, ...]:
+    """The gradients of the arguments at ``places``, channels last in memory at ``maps``; empty where not needed."""
+    return tuple(
+        empty((0,), like)
+        if not needed
+        else empty_channels_last(arguments[place].shape, like)
+        if place in maps
+        else empty(arguments[place].shape, like)
+        for place, needed in zip(places, needs, strict=True)
+    )
+
+
+def wanted(needs: Sequence[bool], grads: Sequence[Array]) -> list[Array | None]:
+    """The gradients, None where none is needed."""
+    return [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
 
 
 def choose(op: str, impl: str | Impl, x: Array) -> str:

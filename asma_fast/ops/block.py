@@ -10,10 +10,20 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from asma_fast._array import Array, channels_last, dense, empty, empty_channels_last
+from asma_fast._array import Array, channels_last, dense, empty
 from asma_fast.ops._block_output import block_output
 from asma_fast.ops._contract import check_alike, check_dtype, check_shape, check_together
-from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, call_native, run
+from asma_fast.ops._op import (
+    HAVE_TORCH,
+    TORCH_OPS,
+    Impl,
+    Op,
+    allocate_grads,
+    call_native,
+    check_needs,
+    run,
+    wanted,
+)
 from asma_fast.ops.graph_conv import _ARGUMENTS as GRAPH_ARGUMENTS
 from asma_fast.ops.graph_conv import DIFFERENTIABLE as GRAPH_DIFFERENTIABLE
 from asma_fast.ops.graph_conv import OP as GRAPH_CONV
@@ -325,46 +335,29 @@ def _check_backward(op: Op, places: tuple[int, ...]) -> Callable[..., None]:
             check_shape("sums_grad", sums_grad, "2 C_out", **sizes)
             check_dtype("sums_grad", sums_grad, ("float64",))
             check_together("sums_grad", sums_grad, "x", args[0])
-        if len(needs) != len(places):
-            raise ValueError(f"needs must have {len(places)} entries, got {len(needs)}")
-        for place, needed in zip(places, needs, strict=True):
-            if needed and args[place] is None:
-                raise ValueError(f"needs asks for the gradient of argument {place}, which is None")
+        check_needs(needs, args, places)
 
     return check
 
 
 def _allocate_backward(places: tuple[int, ...]) -> Callable[..., tuple[Array, ...]]:
     def allocate(g: Array, sums_grad: Array | None, y: Array | None, *rest: Any) -> tuple[Array, ...]:
-        """The gradients of the arguments at ``places``; an empty one where none is needed."""
-        args, needs = rest[:-1], rest[-1]
-        return tuple(
-            empty((0,), g)
-            if not needed
-            else empty_channels_last(args[place].shape, g)
-            if place == 0
-            else empty(args[place].shape, g)
-            for place, needed in zip(places, needs, strict=True)
-        )
+        return allocate_grads(rest[-1], rest, places, g)
 
     return allocate
-
-
-def _wanted(needs: Any, grads: Any) -> list[Any]:
-    return [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
 
 
 def _native_graph_backward(g: Array, sums_grad: Array | None, y: Array | None, *rest: Any) -> None:
     args, needs, grads = rest[:11], rest[11], rest[12:]
     y = None if y is None else channels_last(y)
     call_native(
-        "graph_conv_backward", channels_last(g), *_dense_parameters(args), *_wanted(needs, grads), y, dense(sums_grad)
+        "graph_conv_backward", channels_last(g), *_dense_parameters(args), *wanted(needs, grads), y, dense(sums_grad)
     )
 
 
 def _native_temporal_backward(g: Array, sums_grad: Array | None, y: Array | None, *rest: Any) -> None:
     (x, weight, _, scale, shift, stride, left, _, dilation, groups), needs, grads = rest[:10], rest[10], rest[11:]
-    x_grad, weight_grad, bias_grad, scale_grad, shift_grad = _wanted(needs, grads)
+    x_grad, weight_grad, bias_grad, scale_grad, shift_grad = wanted(needs, grads)
     call_native(
         "temporal_conv_backward",
         channels_last(g),

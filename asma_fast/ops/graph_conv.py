@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from asma_fast._array import Array, as_kind_of, channels_last, dense, empty, empty_channels_last, is_array
+from asma_fast._array import Array, as_kind_of, channels_last, dense, empty_channels_last, is_array
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
-from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, Impl, Op, allocate_grads, call_native, check_needs, run, wanted
 from asma_fast.ops.gather_view import OP as GATHER_VIEW
 from asma_fast.ops.gather_view import view_arguments, view_shape
 from asma_fast.view import View
@@ -269,30 +269,16 @@ def _check_backward(g: Array, *rest: Any) -> None:
     rows, out, frames, joints = output_shape(args[0], args[1], args[4], args[5])
     check_shape("g", g, "B C_out T V", B=rows, C_out=out, T=frames, V=joints)
     check_alike("g", g, "x", args[0])
-    if len(needs) != len(DIFFERENTIABLE):
-        raise ValueError(f"needs must have {len(DIFFERENTIABLE)} entries, got {len(needs)}")
-    for place, needed in zip(DIFFERENTIABLE, needs, strict=True):
-        if needed and args[place] is None:
-            raise ValueError(f"needs asks for the gradient of argument {place}, which is None")
+    check_needs(needs, args, DIFFERENTIABLE)
 
 
 def _allocate_backward(g: Array, *rest: Any) -> tuple[Array, ...]:
-    """The gradients of the differentiable arguments, in order; an empty one where none is needed."""
-    args, needs = rest[:-1], rest[-1]
-    return tuple(
-        empty((0,), g)
-        if not needed
-        else empty_channels_last(args[place].shape, g)
-        if place == 0
-        else empty(args[place].shape, g)
-        for place, needed in zip(DIFFERENTIABLE, needs, strict=True)
-    )
+    return allocate_grads(rest[-1], rest, DIFFERENTIABLE, g)
 
 
 def _native_backward(g: Array, *rest: Any) -> None:
     args, needs, grads = rest[:11], rest[11], rest[12:]
-    wanted = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
-    call_native("graph_conv_backward", channels_last(g), *_dense_parameters(args), *wanted)
+    call_native("graph_conv_backward", channels_last(g), *_dense_parameters(args), *wanted(needs, grads))
 
 
 _ARGUMENTS = (

@@ -5,7 +5,7 @@ The published network's block and ours with the same weights, on maps of 64 rows
 the results are held against each other before timing. Saved memory is what forward keeps for backward.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -18,16 +18,31 @@ from asma_fast.compat import load_stgcn_state_dict
 from asma_fast.nn import STGCN
 
 ROWS = 64
-large = pytest.mark.large
-#: Channels in and out, frames, stride: of the default encoder.
-LAYERS = [(16, 16, 50, 1), pytest.param((32, 64, 25, 2), marks=large), (64, 256, 13, 1)]
-ENTRIES = [
+#: Channels in and out, frames, stride, of the default encoder; threads; whether torch.compile, which takes its time,
+#: races too.
+FIELDS = [
+    ((16, 16, 50, 1), 2, False),
+    ((32, 64, 25, 2), 2, False),
+    ((64, 256, 13, 1), 2, True),
+    ((64, 256, 13, 1), 1, False),
+]
+QUICK = FIELDS[0], FIELDS[2]
+
+
+def racing(field, quick=False):
+    """Who races. A quick look does without torch.compile."""
+    return (OURS, EAGER, CHANNELS_LAST, COMPILED)[: 4 if field[2] and not quick else 3]
+
+
+TABLE = [
     pytest.param(
-        threads, name, id=f"{name}-{threads} threads", marks=[large] if threads == 1 or name == COMPILED else []
+        field,
+        name,
+        id=f"{name}-{field[0][0]}-{field[0][1]}-{field[1]} threads",
+        marks=[] if field in QUICK and name != COMPILED else [pytest.mark.large],
     )
-    for threads in (2, 1)
-    for name in (OURS, EAGER, CHANNELS_LAST, COMPILED)
-    if threads == 2 or name != COMPILED
+    for field in FIELDS
+    for name in racing(field)
 ]
 
 
@@ -63,10 +78,11 @@ def blocks(layer, dropout, kinds):
     return found
 
 
-def check(layer, kinds):
-    """Dropout off: results, and the gradient of the map."""
+@lru_cache
+def check(layer):
+    """Dropout off: results, and the gradient of the map; once a layer."""
     results = {}
-    for kind, (call, _, leaf) in blocks(layer, 0.0, [kind for kind in kinds if kind != COMPILED]).items():
+    for kind, (call, _, leaf) in blocks(layer, 0.0, (OURS, EAGER, CHANNELS_LAST)).items():
         y = call()
         weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
         results[kind] = y.detach(), torch.autograd.grad(y, leaf, weights)[0]
@@ -83,22 +99,22 @@ def gflop(layer):
     return 2e-9 * ROWS * JOINTS * (products + kept * channels * out * (channels != out or stride != 1))
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: f"{layer[0]}-{layer[1]}")
 @pytest.mark.parametrize("direction", ["forward", "forward + backward"])
-@pytest.mark.parametrize(("threads", "name"), ENTRIES)
-def test_block(race, layer, direction, threads, name):
-    quick = race.effort.share < 1 or not race.benchmark.enabled
-    kinds = [
-        kind for kind in (OURS, EAGER, CHANNELS_LAST, COMPILED) if kind != COMPILED or (threads == 2 and not quick)
-    ]
+@pytest.mark.parametrize(("field", "name"), TABLE)
+def test_block(race, direction, field, name):
+    layer, threads, _ = field
+    kinds = racing(field, quick=race.effort.share < 1 or not race.benchmark.enabled)
 
     def start():
-        check(layer, kinds)
+        check(layer)
         entries = {}
         for kind, (call, parameters, leaf) in blocks(layer, 0.5, kinds).items():
-            note = {"saved MB": round(saved_for_backward(call, parameters), 2)}
+            saved = None if kind == COMPILED else saved_for_backward(call, parameters)  # the hooks would recompile
+            note = {} if saved is None else {"saved MB": round(saved, 2)}
             if direction != "forward":
                 call = partial(both, call, [leaf, *parameters.parameters()], torch.ones_like(call()))
+            if kind == COMPILED:
+                call()  # compiles
             entries[kind] = (ours if kind == OURS else rival)(call, note=note)
         return entries
 

@@ -5,6 +5,8 @@ training mode, are held against the eager network's. torch.compile fixes the thr
 where both threads do.
 """
 
+from functools import lru_cache
+
 import pytest
 import torch
 from machine import peak_memory, saved_for_backward
@@ -12,25 +14,26 @@ from race import ours, rival
 from rivals import CHANNELS_LAST, COMPILED, EAGER, NETWORKS, OURS, SKELETON, encoder_gflop, encoders
 from works import their_clips, train_call
 
-large = pytest.mark.large
-BATCHES = [32, pytest.param(128, marks=large)]
-#: Threads and the networks that race with them; one thread only in a full run.
-FIELDS = [
+large, compiles = pytest.mark.large, pytest.mark.compiles
+#: Clips, threads, and whether torch.compile, which takes its time, races too.
+FIELDS = [(1, 2, False), (32, 1, False), (32, 2, True), (64, 2, False)]
+QUICK = FIELDS[2]
+TABLE = [
     pytest.param(
-        threads,
+        field,
         name,
-        id=f"{name}-{threads} threads",
-        marks=[large] if threads == 1 else [pytest.mark.compiles] if name == COMPILED else [],
+        id=f"{name}-{field[0]} clips-{field[1]} threads",
+        marks=[large] if field != QUICK else [compiles] if name == COMPILED else [],
     )
-    for threads in (2, 1)
+    for field in FIELDS
     for name in NETWORKS
-    if threads == 2 or name != COMPILED
+    if field[2] or name != COMPILED
 ]
 
 
-def racing(threads, race):
+def racing(field, race):
     """``{kind: network}`` with the same weights, dropout 0.5."""
-    compiled = threads == 2 and race.benchmark.enabled
+    compiled = field[2] and race.benchmark.enabled
     return {kind: network for kind, network in encoders(0.5).items() if kind != COMPILED or compiled}
 
 
@@ -38,11 +41,12 @@ def entry(name, call, note=None):
     return (ours if name == OURS else rival)(call, note=note or {})
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize(("threads", "name"), FIELDS)
-def test_forward(race, batch, threads, name):
+@pytest.mark.parametrize(("field", "name"), TABLE)
+def test_forward(race, field, name):
+    batch, threads, _ = field
+
     def start():
-        networks = {kind: network.eval() for kind, network in racing(threads, race).items()}
+        networks = {kind: network.eval() for kind, network in racing(field, race).items()}
         clips = {kind: their_clips(kind, batch) for kind in networks}
         expected = networks[EAGER](clips[EAGER])
         for kind in networks:
@@ -56,28 +60,31 @@ def test_forward(race, batch, threads, name):
             group,
             start,
             threads=threads,
-            seconds=12.0,
+            seconds=12.0 if field == QUICK else 5.0,
             amounts={"GFLOP": encoder_gflop(batch), "clips": float(batch)},
         )
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize(("threads", "name"), FIELDS)
-def test_forward_and_backward(race, batch, threads, name):
+@pytest.mark.parametrize(("field", "name"), TABLE)
+def test_forward_and_backward(race, field, name):
+    batch, threads, _ = field
+
     def start():
         check_gradients()
-        networks = {kind: network.train() for kind, network in racing(threads, race).items()}
+        networks = {kind: network.train() for kind, network in racing(field, race).items()}
         calls = {kind: train_call(network, their_clips(kind, batch)) for kind, network in networks.items()}
-        notes = {kind: memory(kind, network, batch) if threads == 2 else {} for kind, network in networks.items()}
+        notes = {kind: memory(kind, network, batch) if field == QUICK else {} for kind, network in networks.items()}
+        if COMPILED in calls:
+            calls[COMPILED]()  # compiles
         return {kind: entry(kind, call, notes[kind]) for kind, call in calls.items()}
 
     def memory(kind, network, batch):
-        if not race.benchmark.enabled:
+        if not race.benchmark.enabled or kind == COMPILED:  # its peak would measure the compiler, and hooks recompile
             return {}
-        # Inside a compiled network the hooks see what its graph keeps; its peak would measure the compiler.
-        note = {} if kind == COMPILED else peak_memory("encoder", kind, batch)
         clips = their_clips(kind, batch)
-        return note | {"saved MB": round(saved_for_backward(lambda: network(clips), network), 1)}
+        return peak_memory("encoder", kind, batch) | {
+            "saved MB": round(saved_for_backward(lambda: network(clips), network), 1)
+        }
 
     group = f"encoder forward + backward, {batch} clips, {threads} threads"
     race(
@@ -85,11 +92,12 @@ def test_forward_and_backward(race, batch, threads, name):
         group,
         start,
         threads=threads,
-        seconds=25.0,
+        seconds=20.0 if field == QUICK else 8.0,
         amounts={"GFLOP": 3 * encoder_gflop(batch), "clips": float(batch)},
     )
 
 
+@lru_cache
 def check_gradients():
     """With dropout 0: features, and gradients of parameters early, in the middle and late."""
     weights = torch.randn(8, 256, generator=torch.Generator().manual_seed(5))

@@ -11,9 +11,10 @@ RIVAL = "D×D"
 large = pytest.mark.large
 
 
-@pytest.mark.parametrize("width", [pytest.param(2048, marks=large), 6144])
-@pytest.mark.parametrize("count", [pytest.param(32, marks=large), 128])
-@pytest.mark.parametrize("threads", [2, pytest.param(1, marks=large)])
+@pytest.mark.parametrize(
+    ("count", "width", "threads"),
+    [pytest.param(32, 2048, 2, marks=large), (128, 6144, 2), pytest.param(128, 2048, 1, marks=large)],
+)
 @pytest.mark.parametrize("name", [OURS, RIVAL])
 def test_loss(race, count, width, threads, name):
     def start():

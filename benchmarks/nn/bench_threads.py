@@ -39,6 +39,6 @@ def test_threads(race, direction, name):
             name,
             f"threads: encoder {direction}, {BATCH} clips",
             start,
-            seconds=12.0,
+            seconds=8.0,
             amounts={"GFLOP": factor * encoder_gflop(BATCH)},
         )

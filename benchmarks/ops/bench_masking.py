@@ -57,8 +57,10 @@ def check(x, weights, seed, ids):
         assert found.shape == wanted.shape
 
 
-@pytest.mark.parametrize("count", [128, pytest.param(2048, marks=pytest.mark.large)])
-@pytest.mark.parametrize("threads", [2, pytest.param(1, marks=pytest.mark.large)])
+@pytest.mark.parametrize(
+    ("count", "threads"),
+    [(128, 2), pytest.param(128, 1, marks=pytest.mark.large), pytest.param(2048, 2, marks=pytest.mark.large)],
+)
 @pytest.mark.parametrize("name", [OURS, EAGER, COPY])
 def test_masking(race, count, threads, name):
     floats = count * 3 * 2 * (FRAMES * JOINTS + 2 * KEPT_FRAMES * JOINTS + 2 * FRAMES * KEPT_JOINTS)
