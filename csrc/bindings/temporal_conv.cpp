@@ -25,6 +25,8 @@ constexpr std::int64_t winograd_channels = 32;    // of fewer the transforms cos
 constexpr std::int64_t nested_channels = 64;      // as many as the rounding of two transforms asks for
 constexpr std::int64_t winograd_terms = 96;       // of shorter sums the transforms' rounding would be most of the error
 constexpr std::int64_t winograd_numbers = 1 << 18;  // of a block's points: they stay in the L2 cache
+constexpr std::int64_t nested_rows = 100;           // joints × pairs that share a reading of the weights
+constexpr std::int64_t least_shares = 16;           // pieces that a batch is left with by sharing
 constexpr std::int64_t gradient_rows = 256;         // joints × tiles whose points a weight gradient has in work
 constexpr std::int64_t many_frames = 1 << 12;       // enough to tell which way is cheaper
 
@@ -123,6 +125,15 @@ std::int64_t block_frames(const TemporalConvSizes& sizes, const Plan& plan) {
     return (frames + unit - 1) / unit * unit;
 }
 
+// Rows whose pairs are in work together: as many as the weights, read from beyond the second cache, want sharers, and
+// as leave a batch enough items.
+std::int64_t rows_together(const TemporalConvSizes& sizes, std::int64_t block_frames, std::int64_t blocks) {
+    if (blocks > 1) return 1;
+    const std::int64_t rows = block_frames / cpu::nested_tile * sizes.joints;
+    return std::clamp<std::int64_t>(std::min(nested_rows / std::max<std::int64_t>(1, rows), sizes.rows / least_shares),
+                                    1, cpu::nested_most_together);
+}
+
 template <class Real> void pack_weights(const Array& weight, int column_axis, const TemporalConvSizes& sizes,
                                         const Plan& plan, std::int64_t packed_group, Real* packed) {
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
@@ -150,8 +161,8 @@ template <class Real> std::int64_t workspace_of(const cpu::TemporalConvParams<Re
                                                           checked_product({outputs, sizes.columns}))});
     };
     if (plan.way == Way::nested) {
-        const std::int64_t pairs = p.block_frames / cpu::nested_tile;
-        return maps(cpu::nested_points * pairs + plan.cut.tail + sizes.taps,
+        const std::int64_t pairs = p.block_frames / cpu::nested_tile * p.together;
+        return maps(cpu::nested_points * pairs + p.together * (plan.cut.tail + sizes.taps),
                     (cpu::nested_points + 2 * cpu::winograd_points) * pairs);
     }
     if (plan.way == Way::winograd) {
@@ -206,11 +217,12 @@ template <class Real, class Sum> void convolve(const Real* x, const Array& weigh
     p.load = load;
     p.store = store;
     p.block_frames = block_frames(sizes, plan);
-    const std::int64_t workspace = workspace_of(p, plan);
     // Nested, the tail belongs to the last block of pairs.
     const std::int64_t frames = plan.way == Way::nested ? plan.cut.pairs * cpu::nested_tile : sizes.frames;
     const std::int64_t blocks = (frames + p.block_frames - 1) / p.block_frames;
-    const std::int64_t items = sizes.rows * blocks * sizes.groups;
+    p.together = plan.way == Way::nested ? rows_together(sizes, p.block_frames, blocks) : 1;
+    const std::int64_t workspace = workspace_of(p, plan);
+    const std::int64_t items = (sizes.rows + p.together - 1) / p.together * blocks * sizes.groups;
     Scratch<double> sums(with_sums ? checked_product({items, 2, sizes.columns}) : 0);
     if (with_sums) p.store.sums = sums.data();
     const std::int64_t products =

@@ -21,9 +21,9 @@
 // 16 of AVX2 and SSE. Rows are shared out evenly over the tiles (25 joints are 13 + 12, not 14 + 11), each size being a
 // template instance, so there is no remainder loop. The sums of an element are taken over taps, then channels, in
 // ascending order, whatever the tile: results do not depend on how the caller cuts rows. After chain_terms terms
-// (wide panels, where that costs most: after a sixth of all, if that is more) they are added to out, and start from
-// zero: the rounding error of 9 taps of 256 channels would otherwise grow with their 2,304 terms. accumulate_outer does
-// the same after chain_rows rows.
+// (wide panels, where that costs most: after a sixth of all, if that is more; or after as many as the caller allows)
+// they are added to out, and start from zero: the rounding error of 9 taps of 256 channels would otherwise grow with
+// their 2,304 terms. accumulate_outer does the same after chain_rows rows.
 #pragma once
 
 #include "cpu/packing.hpp"
@@ -91,6 +91,7 @@ struct RowProduct {
     std::int64_t rows, channels;
     std::int64_t packed_taps;                // taps in the buffer
     std::int64_t first_tap, tap_step, taps;  // those to take: first, first + step, …; none gives bias or zero
+    std::int64_t chain = 0;                  // terms that a chain may have, if more than it would
 };
 
 // One panel of a product, every store and load of it a whole vector.
@@ -118,7 +119,7 @@ template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(con
     asm("" : "+r"(row), "+r"(three_rows));
     const real* weights = panel.weights;
     const std::int64_t share = Vectors == 1 ? 0 : p.taps * p.channels / wide_chains;
-    const std::int64_t longest = share > chain_terms ? share : chain_terms;
+    const std::int64_t least = p.chain > chain_terms ? p.chain : chain_terms, longest = share > least ? share : least;
     bool add = panel.accumulate;
     std::int64_t tap = 0, begin = 0;
     do {

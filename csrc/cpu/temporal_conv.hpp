@@ -51,7 +51,8 @@ template <class Real> struct TemporalConvPackParams {
 };
 
 // x (B, T, V, groups·channels) and out (B, T', V, groups·columns) dense, bias (groups·columns) or null. Work items:
-// (row · frame blocks + block) · groups + group.
+// (row · frame blocks + block) · groups + group; nested each takes that block of `together` rows, the last perhaps of
+// fewer: (row / together · frame blocks + block) · groups + group.
 template <class Real> struct TemporalConvParams {
     const Real* x;
     const Real* packed;
@@ -61,12 +62,13 @@ template <class Real> struct TemporalConvParams {
     FrameMap map;
     std::int64_t packed_group, block_frames;  // by Winograd block_frames is a multiple of winograd_tile
     NestedCut cut;                            // nested alone
+    std::int64_t together;                    // nested alone: at most nested_most_together
     ConvLoad<Real> load;
     ConvStore<Real> store;
     // Of the thread. Direct, where load.scale: the source frames of a block (frames, V, channels). By Winograd: points
     // of the positions (5, positions, V, channels), then of the tiles (5, tiles, V, columns). Nested: of the inputs of
-    // the pairs (4, pairs, V, channels), of their outputs (4, pairs, V, columns) and of their tiles
-    // (5, pairs, 2, V, columns), and the frames that the tail reads (tail + taps, V, channels).
+    // the pairs of all rows (4, pairs, V, channels), of their outputs (4, pairs, V, columns) and of their tiles
+    // (5, pairs, 2, V, columns), and the frames that the tails read (together, tail + taps, V, channels).
     Real* workspace;
 };
 

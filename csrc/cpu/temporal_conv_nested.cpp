@@ -10,6 +10,8 @@ namespace asma::cpu::ASMA_ISA {
 namespace {
 
 constexpr int all_points = points * outer_points;
+// The terms of a product are channels alone, a ninth of a direct sum's: chains may be longer, and each costs its start.
+constexpr std::int64_t nested_chain = 64;
 constexpr std::int64_t pair_frames = winograd_tile * (nested_points - 1) + winograd_frames;
 
 // Strides of one group's source and result, and where a pair of tiles reads.
@@ -115,29 +117,32 @@ Taps taps_of(const TemporalConvSizes& sizes, std::int64_t t, std::int64_t left) 
     return {begin, end > begin ? end : begin};
 }
 
-// The frames after the last pair, directly.
-void convolve_tail(const TemporalConvParams<real>& p, const real* packed, const real* bias, const TailSource& source,
-                   const Layout& at, real* out) {
+// The frames after the last pair of `count` rows, directly: a slab of columns at a time, whose weights then stay in the
+// cache.
+void convolve_tail(const TemporalConvParams<real>& p, const real* packed, const real* bias, const TailSource* sources,
+                   std::int64_t count, const Layout& at, real* out) {
     const TemporalConvSizes& sizes = p.sizes;
     RowProduct product{};
     product.packed = packed, product.bias = bias;
-    product.source_row = source.joint, product.source_tap = sizes.joints * source.joint;
+    product.source_row = sources->joint, product.source_tap = sizes.joints * sources->joint;
     product.out_row = at.out_row, product.rows = sizes.joints, product.channels = sizes.channels;
     product.packed_taps = sizes.taps, product.tap_step = 1;
     for (std::int64_t slab = 0; slab < sizes.columns; slab += slab_columns)
-        for (std::int64_t t = nested_tile * p.cut.pairs; t < sizes.frames; ++t) {
-            const Taps taps = taps_of(sizes, t, at.left);
-            const std::int64_t frame = taps.end > taps.begin ? t + taps.begin - at.left : source.first;
-            product.source = source.frames + (frame - source.first) * product.source_tap;
-            product.out = out + t * at.out_frame;
-            product.first_tap = taps.begin, product.taps = taps.end - taps.begin;
-            multiply_rows(product, slab, slab + slab_columns < sizes.columns ? slab + slab_columns : sizes.columns);
-        }
+        for (std::int64_t r = 0; r < count; ++r)
+            for (std::int64_t t = nested_tile * p.cut.pairs; t < sizes.frames; ++t) {
+                const TailSource& source = sources[r];
+                const Taps taps = taps_of(sizes, t, at.left);
+                const std::int64_t frame = taps.end > taps.begin ? t + taps.begin - at.left : source.first;
+                product.source = source.frames + (frame - source.first) * product.source_tap;
+                product.out = out + (r * sizes.frames + t) * at.out_frame;
+                product.first_tap = taps.begin, product.taps = taps.end - taps.begin;
+                multiply_rows(product, slab, slab + slab_columns < sizes.columns ? slab + slab_columns : sizes.columns);
+            }
 }
 
-// What of the pairs [first, first + count) of a row lies where in the workspace.
+// What lies where in the workspace of the pairs [first, first + pairs) of each of `rows` rows, `count` in all.
 struct Block {
-    std::int64_t first, count;
+    std::int64_t first, pairs, rows, count;
     real *inputs, *outputs, *tiles, *tail;
 };
 
@@ -146,12 +151,14 @@ template <int point> void convolve_point(const TemporalConvParams<real>& p, cons
     const TemporalConvSizes& sizes = p.sizes;
     const std::int64_t input_stride = block.count * at.inputs, output_stride = block.count * at.outputs;
     for (std::int64_t m = 0; m < block.count; ++m)
-        transform_pair<point>(x, nested_tile * (block.first + m) - at.left, sizes, at, load,
+        transform_pair<point>(x + m / block.pairs * sizes.source_frames * at.x_frame,
+                              nested_tile * (block.first + m % block.pairs) - at.left, sizes, at, load,
                               block.inputs + m * at.inputs, input_stride);
     RowProduct product{};
     product.source_row = product.channels = sizes.channels, product.out_row = sizes.columns;
     product.rows = block.count * sizes.joints;
     product.packed_taps = product.taps = product.tap_step = 1;
+    product.chain = nested_chain;
     for (std::int64_t i = 0; i < outer_points; ++i) {
         product.source = block.inputs + i * input_stride;
         product.out = block.outputs + i * output_stride;
@@ -168,38 +175,39 @@ template <int point> void convolve_point(const TemporalConvParams<real>& p, cons
 void nested_pack(const TemporalConvPackParams<real>& p, std::int64_t begin, std::int64_t end) {
     const TemporalConvSizes& sizes = p.sizes;
     const std::int64_t per_group = slabs(sizes.columns), point_size = packed_columns(sizes.columns) * sizes.channels;
-    const WeightLayout direct{p.column_stride, p.channel_stride, p.tap_stride,
-                              sizes.columns,   sizes.channels,   sizes.taps};
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t group = item / per_group, slab = item % per_group * slab_columns;
         const std::int64_t stop = slab + slab_columns < sizes.columns ? slab + slab_columns : sizes.columns;
         const real* weights = p.weight + group * p.group_stride;
         real* packed = p.packed + group * p.packed_group;
-        pack_weights(weights, direct, slab, stop, packed + all_points * point_size);
         for (std::int64_t first = slab; first < stop; first += panel_columns) {
             const std::int64_t columns = stop - first < panel_columns ? stop - first : panel_columns;
             const std::int64_t width = panel_width(columns);
             real* panel = packed + first * sizes.channels;
-            for (std::int64_t c = 0; c < sizes.channels; ++c)
-                for (std::int64_t n = 0; n < width; ++n) {
-                    double inner[points][tile] = {};
-                    for (int q = 0; q < nested_triples && n < columns; ++q) {
-                        double taps[tile] = {}, transformed[points];
-                        for (int i = 0; i < tile; ++i)
-                            if (tile * q + i < sizes.taps)
-                                taps[i] = weights[(first + n) * p.column_stride + c * p.channel_stride +
-                                                  (tile * q + i) * p.tap_stride];
-                        weight_points(taps, transformed);
-                        for (int point = 0; point < points; ++point) inner[point][q] = transformed[point];
-                    }
-                    for (int point = 0; point < points; ++point) {
-                        double outer[outer_points];
-                        outer_weights(inner[point], outer);
-                        for (int i = 0; i < outer_points; ++i)
-                            panel[(point * outer_points + i) * point_size + c * width + n] =
-                                static_cast<real>(outer[i]);
-                    }
+            real* direct = packed + all_points * point_size + first * sizes.taps * sizes.channels;
+            for (std::int64_t c = 0; c < sizes.channels; ++c) {
+                double inner[nested_triples][points][panel_columns];
+                for (int q = 0; q < nested_triples; ++q) {
+                    double taps[tile][panel_columns];
+                    read_taps(weights + first * p.column_stride + c * p.channel_stride, p.column_stride, p.tap_stride,
+                              columns, tile * q, sizes.taps, taps);
+                    weight_points(taps, inner[q]);
+                    for (int i = 0; i < tile && tile * q + i < sizes.taps; ++i)
+                        store_columns(taps[i], width, direct + ((tile * q + i) * sizes.channels + c) * width);
                 }
+                for (int point = 0; point < points; ++point) {
+                    double outer[outer_points][panel_columns];
+                    for (std::int64_t n = 0; n < panel_columns; ++n) {
+                        const double w[nested_triples] = {inner[0][point][n], inner[1][point][n], inner[2][point][n]};
+                        double u[outer_points];
+                        outer_weights(w, u);
+                        for (int i = 0; i < outer_points; ++i) outer[i][n] = u[i];
+                    }
+                    for (int i = 0; i < outer_points; ++i)
+                        store_columns(outer[i], width,
+                                      panel + (point * outer_points + i) * point_size + c * width);
+                }
+            }
         }
     }
 }
@@ -211,14 +219,16 @@ void nested_conv(const TemporalConvParams<real>& p, std::int64_t begin, std::int
                        point_size = packed_columns(sizes.columns) * sizes.channels;
     const std::int64_t blocks = (p.cut.pairs + block_pairs - 1) / block_pairs;
     for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t group = item % sizes.groups, row = item / sizes.groups / blocks;
+        const std::int64_t group = item % sizes.groups, row = item / sizes.groups / blocks * p.together;
         Block block{};
         block.first = item / sizes.groups % blocks * block_pairs;
-        block.count = p.cut.pairs - block.first < block_pairs ? p.cut.pairs - block.first : block_pairs;
+        block.pairs = p.cut.pairs - block.first < block_pairs ? p.cut.pairs - block.first : block_pairs;
+        block.rows = sizes.rows - row < p.together ? sizes.rows - row : p.together;
+        block.count = block.pairs * block.rows;
         block.inputs = p.workspace;
-        block.outputs = block.inputs + outer_points * block_pairs * at.inputs;
-        block.tiles = block.outputs + outer_points * block_pairs * at.outputs;
-        block.tail = block.tiles + points * block_pairs * 2 * at.outputs;
+        block.outputs = block.inputs + outer_points * block.count * at.inputs;
+        block.tiles = block.outputs + outer_points * block.count * at.outputs;
+        block.tail = block.tiles + points * block.count * 2 * at.outputs;
         const real* x = p.x + row * sizes.source_frames * at.x_frame + group * sizes.channels;
         const real* packed = p.packed + group * p.packed_group;
         const real* bias = p.bias ? p.bias + group * sizes.columns : nullptr;
@@ -231,21 +241,26 @@ void nested_conv(const TemporalConvParams<real>& p, std::int64_t begin, std::int
         double* sums = p.store.sums ? p.store.sums + item * 2 * sizes.columns : nullptr;
         for (std::int64_t i = 0; sums && i < 2 * sizes.columns; ++i) sums[i] = 0;
         const std::int64_t out = row * sizes.frames * at.out_frame + group * sizes.columns;
-        const auto finish = [&](std::int64_t t, std::int64_t frames) {
-            finish_rows(p.store, p.out, out + t * at.out_frame, at.out_row, frames * sizes.joints,
+        const auto finish = [&](std::int64_t frame, std::int64_t frames) {
+            finish_rows(p.store, p.out, out + frame * at.out_frame, at.out_row, frames * sizes.joints,
                         group * sizes.columns, sizes.columns, sums);
         };
         for (std::int64_t i = 0; i < 2 * block.count; ++i) {
-            const std::int64_t t = nested_tile * block.first + tile * i, left = sizes.frames - t;
-            if (left <= 0) break;
+            const std::int64_t r = i / 2 / block.pairs, of_row = i - 2 * r * block.pairs;
+            const std::int64_t t = nested_tile * block.first + tile * of_row;
+            const std::int64_t left = sizes.frames - t, frames = left < tile ? left : tile;
+            if (left <= 0) continue;
             finish_tile(block.tiles + i * at.outputs, 2 * block.count * at.outputs, sizes.joints, sizes.columns, bias,
-                        left < tile ? left : tile, p.out + out + t * at.out_frame, at.out_row);
-            finish(t, left < tile ? left : tile);
+                        frames, p.out + out + (r * sizes.frames + t) * at.out_frame, at.out_row);
+            finish(r * sizes.frames + t, frames);
         }
-        if (p.cut.tail == 0 || block.first + block.count < p.cut.pairs) continue;
-        convolve_tail(p, packed + all_points * point_size, bias, tail_source(x, sizes, p.cut, at, load, block.tail), at,
-                      p.out + out);
-        finish(nested_tile * p.cut.pairs, p.cut.tail);
+        if (p.cut.tail == 0 || block.first + block.pairs < p.cut.pairs) continue;
+        TailSource sources[nested_most_together];
+        for (std::int64_t r = 0; r < block.rows; ++r)
+            sources[r] = tail_source(x + r * sizes.source_frames * at.x_frame, sizes, p.cut, at, load,
+                                     block.tail + r * (p.cut.tail + sizes.taps) * at.inputs);
+        convolve_tail(p, packed + all_points * point_size, bias, sources, block.rows, at, p.out + out);
+        for (std::int64_t r = 0; r < block.rows; ++r) finish(r * sizes.frames + nested_tile * p.cut.pairs, p.cut.tail);
     }
 }
 

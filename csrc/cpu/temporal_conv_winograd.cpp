@@ -96,18 +96,15 @@ void winograd_pack(const TemporalConvPackParams<real>& p, std::int64_t begin, st
             const real* weight = p.weight + group * p.group_stride + first * p.column_stride;
             real* packed = p.packed + group * p.packed_group + first * triples * sizes.channels;
             for (std::int64_t c = 0; c < sizes.channels; ++c)
-                for (std::int64_t q = 0; q < triples; ++q)
-                    for (std::int64_t n = 0; n < width; ++n) {
-                        double taps[tile] = {}, transformed[points];
-                        for (int i = 0; i < tile; ++i)
-                            if (n < columns && tile * q + i < sizes.taps)
-                                taps[i] =
-                                    weight[n * p.column_stride + c * p.channel_stride + (tile * q + i) * p.tap_stride];
-                        weight_points(taps, transformed);
-                        for (int point = 0; point < points; ++point)
-                            packed[point * point_size + (q * sizes.channels + c) * width + n] =
-                                static_cast<real>(transformed[point]);
-                    }
+                for (std::int64_t q = 0; q < triples; ++q) {
+                    double taps[tile][panel_columns], transformed[points][panel_columns];
+                    read_taps(weight + c * p.channel_stride, p.column_stride, p.tap_stride, columns, tile * q,
+                              sizes.taps, taps);
+                    weight_points(taps, transformed);
+                    for (int point = 0; point < points; ++point)
+                        store_columns(transformed[point], width,
+                                      packed + point * point_size + (q * sizes.channels + c) * width);
+                }
         }
     }
 }

@@ -22,6 +22,7 @@ namespace asma::cpu {
 
 inline constexpr std::int64_t winograd_tile = 3, winograd_points = 5, winograd_frames = 5;
 inline constexpr std::int64_t nested_points = 4, nested_tile = 6, nested_triples = 3;
+inline constexpr std::int64_t nested_most_together = 8;  // rows that share a reading of the weights
 
 static constexpr std::int64_t winograd_triples(std::int64_t taps) {
     return (taps + winograd_tile - 1) / winograd_tile;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/conv_rows.hpp"
+#include "cpu/micro_kernel.hpp"
 #include "cpu/simd.hpp"
 #include "cpu/temporal_conv.hpp"
 #include "cpu/winograd.hpp"
@@ -69,6 +70,32 @@ static inline void weight_points(const double (&w)[tile], double (&u)[points]) {
     u[2] = (w[0] - w[1] + w[2]) * (-2.0 / 9);
     u[3] = (w[0] + 2 * w[1] + 4 * w[2]) * (1.0 / 9);
     u[4] = w[2];
+}
+
+// Taps [first, first + 3) of one channel of a panel's columns, zero where there is no tap or no column.
+static inline void read_taps(const real* weight, std::int64_t column_stride, std::int64_t tap_stride,
+                             std::int64_t columns, std::int64_t first, std::int64_t taps,
+                             double (&to)[tile][panel_columns]) {
+    for (int i = 0; i < tile; ++i) {
+        const std::int64_t some = first + i < taps ? columns : 0;
+        const real* from = weight + (first + i) * tap_stride;
+        for (std::int64_t n = 0; n < some; ++n) to[i][n] = static_cast<double>(from[n * column_stride]);
+        for (std::int64_t n = some; n < panel_columns; ++n) to[i][n] = 0;
+    }
+}
+
+// The points of a panel's columns: one loop of vectors.
+static inline void weight_points(const double (&taps)[tile][panel_columns], double (&to)[points][panel_columns]) {
+    for (std::int64_t n = 0; n < panel_columns; ++n) {
+        const double w[tile] = {taps[0][n], taps[1][n], taps[2][n]};
+        double u[points];
+        weight_points(w, u);
+        for (int point = 0; point < points; ++point) to[point][n] = u[point];
+    }
+}
+
+static inline void store_columns(const double* from, std::int64_t width, real* to) {
+    for (std::int64_t n = 0; n < width; ++n) to[n] = static_cast<real>(from[n]);
 }
 
 // Gᵀ: the gradients of three taps.

@@ -49,6 +49,13 @@ WINOGRAD = pairwise(
     padding=(None, 0, (0, 5), (7, 1)),
 )
 WINOGRAD += pairwise(groups=(2, 3), C=(192, 384), C_out=(192, 198), k=(3, 9), T=(8, 13), V=(3,))
+# Batches whose rows share a reading of the weights: by two, and by eight; the last of fewer.
+WINOGRAD += [
+    {"B": batch, "C": 64, "C_out": columns, "k": 9, "T": 13, "V": 3} for batch, columns in ((35, 64), (150, 65)) * 2
+]
+
+
+NESTED = {"B": 33, "C": 64, "T": 13, "V": 3, "k": 9}
 
 
 def _padding(shape):
@@ -255,7 +262,7 @@ def test_no_second_derivative():
         grad.sum().backward()
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 8, "dilation": 2}])
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 8, "dilation": 2}, NESTED])
 def test_threads_and_forks_do_not_matter(options):
     arrays, options = _case({"B": 5, "C": 40, "C_out": 72, "T": 33, "V": 25, "k": 5} | options)
     tensors = _tensors(arrays)
