@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,22 @@ from asma_fast.training.configs import DataConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+class Batch(NamedTuple):
+    """Some clips, as a training step or an evaluation takes them; Fabric moves all of it to a device.
+
+    Parameters
+    ----------
+    x
+        ``(N, C, T, V, M)`` float32, channels last in memory.
+    labels, ids
+        ``(N,)`` int64, as in :class:`Clips`.
+    """
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    ids: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +76,10 @@ class Clips:
     def fingerprint(self) -> str:
         """SHA-256 of the prepared clips, ids included."""
         return tensor_digest(self.ids, self.x.permute(0, 4, 2, 3, 1))
+
+    def batch(self, rows: Sequence[int] | slice | torch.Tensor) -> Batch:
+        """The clips of those rows."""
+        return Batch(self.x[rows], self.labels[rows], self.ids[rows])
 
     def take(self, rows: torch.Tensor) -> Clips:
         """Some of the clips."""
@@ -205,7 +225,7 @@ class EpochBatches(Sampler[list[int]]):
             yield order[start + self.rank : start + self.batch : self.world].tolist()
 
 
-class _Rows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class _Rows(Dataset[Batch]):
     """Batches of a set of clips: the loader asks for all rows of a batch at once."""
 
     def __init__(self, clips: Clips) -> None:
@@ -214,15 +234,15 @@ class _Rows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.clips.x[row], self.clips.ids[row]
+    def __getitem__(self, row: int) -> Batch:
+        return self.clips.batch([row])
 
-    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.clips.x[rows], self.clips.ids[rows]
+    def __getitems__(self, rows: list[int]) -> Batch:
+        return self.clips.batch(rows)
 
 
-def loader(clips: Clips, batches: EpochBatches, workers: int = 0) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """A loader of ``(x, ids)`` batches."""
+def loader(clips: Clips, batches: EpochBatches, workers: int = 0) -> DataLoader[Batch]:
+    """A loader of :class:`Batch`: one for each list of rows that ``batches`` yields."""
     return DataLoader(_Rows(clips), batch_sampler=batches, num_workers=workers, collate_fn=_as_is)
 
 

@@ -89,7 +89,8 @@ def extract_features(encoder: STGCN, clips: Clips, batch: int = 128) -> NDArray[
     """``(N, D)`` float32: an encoder's features of whole clips, in eval mode, unmasked and not augmented."""
     encoder.eval()
     device = next(encoder.parameters()).device
-    parts = [encoder(clips.x[i : i + batch].to(device)).float().cpu() for i in range(0, len(clips), batch)]
+    starts = range(0, len(clips), batch)
+    parts = [encoder(clips.batch(slice(i, i + batch)).x.to(device)).float().cpu() for i in starts]
     return torch.cat(parts).numpy()
 
 
@@ -107,7 +108,8 @@ def calibrate(encoder: STGCN, clips: Clips, batch: int = 128) -> STGCN:
     for number, start in enumerate(range(0, len(clips), batch), start=1):
         for norm in norms:
             norm.momentum = 1 / number  # the running value becomes the plain mean of the batches so far
-        encoder(clips.x[start : start + batch], seed=0, ids=clips.ids[start : start + batch])
+        part = clips.batch(slice(start, start + batch))
+        encoder(part.x, seed=0, ids=part.ids)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return encoder.eval()

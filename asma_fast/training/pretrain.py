@@ -261,8 +261,8 @@ class _EncoderRun:
             began = time.perf_counter()
             sums, steps = [0.0, 0.0], len(self.batches)
             self.batches.epoch = self.epoch
-            for place, (clip, ids) in enumerate(feed):
-                for index, loss in enumerate(self._step(place, clip, ids)):
+            for place, batch in enumerate(feed):
+                for index, loss in enumerate(self._step(place, batch.x, batch.ids)):
                     sums[index] += loss
                 tick()
             self.epoch += 1
