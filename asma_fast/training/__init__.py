@@ -19,7 +19,7 @@ _HOMES = {
     "PretrainResult": "pretrain",
     "ProbeConfig": "configs",
     "ProbeResult": "probe",
-    "TrainingError": "pretrain",
+    "TrainingError": "launch",
     "demo": "demo",
     "inspect": "inspect",
     "pretrain": "pretrain",
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
     from asma_fast.training.demo import DemoResult, demo
     from asma_fast.training.inspect import inspect
-    from asma_fast.training.pretrain import PretrainResult, TrainingError, pretrain
+    from asma_fast.training.launch import TrainingError
+    from asma_fast.training.pretrain import PretrainResult, pretrain
     from asma_fast.training.probe import ProbeResult, probe
 
 

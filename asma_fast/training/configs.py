@@ -169,7 +169,8 @@ class RunConfig:
     save_every: int = option(1, "epochs between checkpoints")
     stop_after: int = option(0, "stop each encoder after so many epochs of its schedule, to be resumed; 0: never")
     accelerator: Literal["cpu", "gpu", "auto"] = option("auto", "where to run")
-    devices: int = option(1, "devices; the loss spans all of them, batch-norm statistics are each device's own")
+    devices: int = option(1, "devices of each host; the loss and batch-norm statistics span all (torchrun: leave it)")
+    nodes: int = option(1, "hosts (torchrun: leave it)")
     precision: Literal["32-true", "bf16-mixed"] = option("32-true", "numbers of the forward pass")
     recompute: bool = option(False, "keep only each block's input for the backward pass: less memory, more time")
     workers: int = option(0, "loader processes; clips live in memory, so 0 is quickest for most sets")
@@ -178,12 +179,21 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _within(self, 0, 2**62, "seed")
-        _within(self, 1, float("inf"), "save_every", "devices")
+        _within(self, 1, float("inf"), "save_every", "devices", "nodes")
         _within(self, 0, float("inf"), "stop_after", "workers")
 
 
 @dataclass(frozen=True)
-class PretrainConfig(RunConfig, OptimiserConfig, LossConfig, EncoderConfig, MaskConfig, AugmentConfig, DataConfig):
+class TrainingConfig(RunConfig, OptimiserConfig):
+    """A run that trains a model."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        OptimiserConfig.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainingConfig, LossConfig, EncoderConfig, MaskConfig, AugmentConfig, DataConfig):
     """Pretraining."""
 
     encoders: tuple[str, ...] = option(
@@ -191,8 +201,7 @@ class PretrainConfig(RunConfig, OptimiserConfig, LossConfig, EncoderConfig, Mask
     )
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        OptimiserConfig.__post_init__(self)
+        TrainingConfig.__post_init__(self)
         LossConfig.__post_init__(self)
         EncoderConfig.__post_init__(self)
         MaskConfig.__post_init__(self)
@@ -221,7 +230,8 @@ class ProbeConfig(DataConfig):
     lr: float = option(0.01, "linear: learning rate of Adam, cosine to 0")
     batch: int = option(128, "clips a batch, and a step of the linear method")
     seed: int = option(0, "of inner splits, initial weights and batches")
-    out: Path = option(Path("asma-probe.json"), "the record of the probe")
+    out: Path = option(Path("asma-probe.json"), "the record of the probe; logits beside it, as .npz")
+    name: str = option("", "label of the row in tables; by default the encoders and the method")
 
     def __post_init__(self) -> None:
         super().__post_init__()
