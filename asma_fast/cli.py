@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from asma_fast import __version__
@@ -140,6 +141,27 @@ def _probe(config: Any) -> int:
     return 0
 
 
+def _finetune(config: Any) -> int:
+    from asma_fast.training import finetune
+
+    return _told(finetune(config))
+
+
+def _semi(config: Any) -> int:
+    from asma_fast.training import semi
+
+    return _told(semi(config))
+
+
+def _told(result: Any) -> int:
+    """Prints what a verb measured and where its records are, in the first of its processes."""
+    if result.rank == 0:
+        print(result)
+        for path in result.files.values():
+            print(f"record: {path}")
+    return 0
+
+
 def _demo(config: Any) -> int:
     from asma_fast.training import demo
 
@@ -168,11 +190,9 @@ def _inspect(config: Any) -> int:
     return 1 if findings else 0
 
 
-def _configs(name: str) -> Callable[[], type[Any]]:
+def _configs(name: str, module: str = "configs") -> Callable[[], type[Any]]:
     def load() -> type[Any]:
-        from asma_fast.training import configs
-
-        kind: type[Any] = getattr(configs, name)
+        kind: type[Any] = getattr(import_module(f"asma_fast.training.{module}"), name)
         return kind
 
     return load
@@ -208,6 +228,16 @@ VERBS: dict[str, Verb] = {
         "pretrain encoders on a store without its labels", _pretrain, _configs("PretrainConfig"), _pretrain_presets
     ),
     "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig")),
+    "finetune": Verb(
+        "train a run's encoders with labels, or the same network from scratch",
+        _finetune,
+        _configs("FinetuneConfig", "configs_supervised"),
+    ),
+    "semi": Verb(
+        "fine-tune with few labels: shares of the training clips, or so many a class, over several draws",
+        _semi,
+        _configs("SemiConfig", "configs_supervised"),
+    ),
     "inspect": Verb(
         "tell what a store holds, check it (--check), or draw a clip, its motion, and what each encoder's views lose",
         _inspect,

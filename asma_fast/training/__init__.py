@@ -13,43 +13,58 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "CheckpointError": "checkpoint",
     "DemoConfig": "configs",
+    "FinetuneConfig": "configs_supervised",
+    "FinetuneResult": "finetune",
     "InspectConfig": "configs",
     "DemoResult": "demo",
     "PretrainConfig": "configs",
     "PretrainResult": "pretrain",
     "ProbeConfig": "configs",
     "ProbeResult": "probe",
+    "SemiConfig": "configs_supervised",
+    "SemiResult": "semi",
     "TrainingError": "launch",
     "demo": "demo",
+    "finetune": "finetune",
     "inspect": "inspect",
     "pretrain": "pretrain",
     "probe": "probe",
+    "semi": "semi",
 }
 
 __all__ = [
     "CheckpointError",
     "DemoConfig",
     "DemoResult",
+    "FinetuneConfig",
+    "FinetuneResult",
     "InspectConfig",
     "PretrainConfig",
     "PretrainResult",
     "ProbeConfig",
     "ProbeResult",
+    "SemiConfig",
+    "SemiResult",
     "TrainingError",
     "demo",
+    "finetune",
     "inspect",
     "pretrain",
     "probe",
+    "semi",
 ]
 
 if TYPE_CHECKING:
     from asma_fast.training.checkpoint import CheckpointError
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
+    from asma_fast.training.configs_supervised import FinetuneConfig, SemiConfig
     from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.finetune import FinetuneResult, finetune
     from asma_fast.training.inspect import inspect
     from asma_fast.training.launch import TrainingError
     from asma_fast.training.pretrain import PretrainResult, pretrain
     from asma_fast.training.probe import ProbeResult, probe
+    from asma_fast.training.semi import SemiResult, semi
 
 
 class _Training(ModuleType):
