@@ -9,6 +9,7 @@ from asma_fast.nn.block import STGCNBlock
 from asma_fast.nn.classifier import Classifier
 from asma_fast.nn.feature_alignment import FeatureAlignment
 from asma_fast.nn.graph_conv import GraphConv
+from asma_fast.nn.inference_parameters import inference_parameters
 from asma_fast.nn.input_norm import InputNorm
 from asma_fast.nn.projector import Projector
 from asma_fast.nn.stgcn import STGCN
@@ -27,5 +28,6 @@ __all__ = [
     "STGCNBlock",
     "TemporalConv",
     "barlow_twins_loss",
+    "inference_parameters",
     "synchronise",
 ]
