@@ -9,6 +9,7 @@ from typing import Any, Literal
 from asma_fast.config import option
 
 Rank = Literal["high", "low", "random", "none"]
+Stream = Literal["joint", "motion", "bone"]
 RANKS: tuple[Rank, ...] = ("high", "low", "random", "none")
 DEMO_STEPS = 200
 NAMED_MASKINGS: dict[str, tuple[Rank, Rank]] = {"hl": ("high", "low"), "lh": ("low", "high")}
@@ -51,13 +52,27 @@ def _within(config: Any, low: float, high: float, *names: str) -> None:
 class DataConfig:
     """Data."""
 
-    data: Path | None = option(None, "the store that `asma-fast prepare` wrote")
-    split: str | None = option(None, "protocol of the store, such as xsub; its only one where it has one")
+    data: Path | None = option(
+        None, "the store that `asma-fast prepare` wrote; for pretraining also several, with commas between"
+    )
+    split: str | None = option(
+        None,
+        "split of the store, such as xsub; by default its only one; of several stores one for all, or one each",
+    )
     preprocessing: Literal["default", "aimclr", "small", "pose"] = option(
         "default", "named recipe from recorded frames to clips; a store prepared with one keeps its own"
     )
     frames: int = option(0, "frames of a clip after resizing; 0 keeps the recipe's")
     bodies: int = option(0, "keep the first so many bodies of a clip; 0 keeps the store's")
+    layout: str | None = option(
+        None, "joint layout that recorded clips are mapped to before preprocessing, such as common-15"
+    )
+    stream: Stream = option(
+        "joint", "what of the preprocessed clip: its joints; motion to the next frame; bones, joint minus parent"
+    )
+    memory: Literal["auto", "all", "none"] = option(
+        "auto", "all: hold the clips in memory; none: make each batch from the store; auto: hold them up to 2 GB"
+    )
 
     def __post_init__(self) -> None:
         _within(self, 0, float("inf"), "frames", "bodies")
@@ -172,7 +187,7 @@ class RunConfig:
     devices: int = option(1, "devices; the loss spans all of them, batch-norm statistics are each device's own")
     precision: Literal["32-true", "bf16-mixed"] = option("32-true", "numbers of the forward pass")
     recompute: bool = option(False, "keep only each block's input for the backward pass: less memory, more time")
-    workers: int = option(0, "loader processes; clips live in memory, so 0 is quickest for most sets")
+    workers: int = option(0, "loader processes; with clips in memory 0 is quickest, with --memory none 1 or 2")
     tensorboard: bool = option(False, "also write TensorBoard events")
     progress: bool = option(True, "show a progress bar")
 

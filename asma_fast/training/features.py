@@ -69,17 +69,21 @@ def check_fits(path: Path, record: dict[str, Any], clips: Clips) -> None:
     Raises
     ------
     CheckpointError
-        If skeleton, preprocessing or the number of bodies differ.
+        If skeleton, preprocessing, stream or the number of bodies differ.
     """
     if record["skeleton"]["name"] != clips.skeleton.name or len(record["skeleton"]["joints"]) != len(clips.skeleton):
         raise CheckpointError(
-            f"{path}: was trained on skeleton {record['skeleton']['name']}, the store has {clips.skeleton.name}"
+            f"{path}: was trained on skeleton {record['skeleton']['name']}, the store has {clips.skeleton.name}; "
+            "--layout maps one layout to another, where a map is known"
         )
     if record["preprocessing"] != clips.preprocessing.to_dict():
         raise CheckpointError(
             f"{path}: was trained on clips preprocessed by {record['preprocessing']}, "
             f"these were by {clips.preprocessing.to_dict()}"
         )
+    stream = record.get("stream", "joint")
+    if stream != clips.stream:
+        raise CheckpointError(f"{path}: was trained on the {stream} stream, these clips are of the {clips.stream} one")
     if record["bodies"] != clips.x.shape[4]:
         raise CheckpointError(f"{path}: was trained on {record['bodies']} bodies a clip, these have {clips.x.shape[4]}")
 
@@ -89,14 +93,13 @@ def extract_features(encoder: STGCN, clips: Clips, batch: int = 128) -> NDArray[
     """``(N, D)`` float32: an encoder's features of whole clips, in eval mode, unmasked and not augmented."""
     encoder.eval()
     device = next(encoder.parameters()).device
-    starts = range(0, len(clips), batch)
-    parts = [encoder(clips.batch(slice(i, i + batch)).x.to(device)).float().cpu() for i in starts]
+    parts = [encoder(part.x.to(device)).float().cpu() for part in clips.batches(batch)]
     return torch.cat(parts).numpy()
 
 
 def raw_features(clips: Clips) -> NDArray[np.float32]:
     """``(N, C·T·V·M)`` float32: the coordinates themselves."""
-    return clips.x.flatten(1).numpy()
+    return clips.batch(slice(None)).x.flatten(1).numpy()
 
 
 @torch.no_grad()
@@ -105,10 +108,9 @@ def calibrate(encoder: STGCN, clips: Clips, batch: int = 128) -> STGCN:
     norms: list[Any] = [module for module in encoder.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
     encoder.train()
-    for number, start in enumerate(range(0, len(clips), batch), start=1):
+    for number, part in enumerate(clips.batches(batch), start=1):
         for norm in norms:
             norm.momentum = 1 / number  # the running value becomes the plain mean of the batches so far
-        part = clips.batch(slice(start, start + batch))
         encoder(part.x, seed=0, ids=part.ids)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,13 +31,13 @@ from asma_fast.training.checkpoint import (
     write_text,
 )
 from asma_fast.training.configs import PretrainConfig, RunConfig
-from asma_fast.training.dataset import Clips, EpochBatches, load_clips, loader, open_store, preprocessing_of, split_of
+from asma_fast.training.dataset import Clips, EpochBatches, loader, training_clips
 from asma_fast.training.features import build_encoder, initial_seed
 from asma_fast.training.masks import Masking
 
 STREAMS = ("anchor", "spatial", "temporal")
 # Options that may change between a run and its continuation.
-_FREE = {*RunConfig.__dataclass_fields__, "encoders", "data"} - {"seed", "devices", "precision"}
+_FREE = {*RunConfig.__dataclass_fields__, "encoders", "data", "memory"} - {"seed", "devices", "precision"}
 # Parts of a run that get a seed of their own, besides the initial weights.
 _PROJECTOR, _BATCHES, _VIEWS = 1, 2, 3
 
@@ -130,19 +129,10 @@ def pretrain(config: PretrainConfig, clips: Clips | None = None) -> PretrainResu
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
     fabric.launch()
     if clips is None:
-        config, clips = _training_clips(config)
+        split, clips = training_clips(config)
+        config = replace(config, split=split)
     with _sole(config.out, fabric):
         return _pretrain(config, clips, fabric)
-
-
-def _training_clips(config: PretrainConfig) -> tuple[PretrainConfig, Clips]:
-    """Clips of the split's training part, all clips of a store without splits; and the config that names the split."""
-    store = open_store(config.data)
-    rows = np.arange(len(store))
-    if store.splits or config.split is not None:
-        config = replace(config, split=split_of(store, config.split))
-        rows = store.split(str(config.split))[0]
-    return config, load_clips(store, rows, preprocessing_of(config, store), config.bodies)
 
 
 @contextmanager
@@ -334,6 +324,7 @@ class _EncoderRun:
             "preprocessing": self.clips.preprocessing.to_dict(),
             "fingerprint": self.clips.fingerprint,
             "store": self.clips.store,
+            "stream": self.clips.stream,
             "versions": {"asma_fast": asma_fast.__version__, "torch": torch.__version__},
         }
         try:

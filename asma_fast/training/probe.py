@@ -20,7 +20,15 @@ from asma_fast.data import Preprocessing, Store
 from asma_fast.philox import derive_seed
 from asma_fast.training.checkpoint import CheckpointError, write_text
 from asma_fast.training.configs import ProbeConfig
-from asma_fast.training.dataset import Clips, EpochBatches, load_clips, open_store, preprocessing_of, split_of
+from asma_fast.training.dataset import (
+    Clips,
+    EpochBatches,
+    load_clips,
+    open_store,
+    preprocessing_of,
+    split_of,
+    trained_rows,
+)
 from asma_fast.training.features import (
     calibrate,
     check_fits,
@@ -94,11 +102,12 @@ def probe(config: ProbeConfig) -> ProbeResult:
     loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
     records = [record for _, _, record in loaded]
     split = _split(config, store, records)
-    recipe, bodies = _recipe(config, store, records)
     if records:
-        config = replace(config, preprocessing=records[0]["config"]["preprocessing"])
+        config = _as_recorded(config, records[0])
+    recipe, bodies = _recipe(config, store, records)
     config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
-    train, test = (_labelled(load_clips(store, rows, recipe, bodies), split) for rows in store.split(split))
+    made: dict[str, Any] = {"layout": config.layout, "stream": config.stream, "memory": config.memory}
+    train, test = (_labelled(load_clips(store, rows, recipe, bodies, **made), split) for rows in store.split(split))
     for path, _, record in loaded:
         check_fits(path, record, train)
     if config.features == "raw":  # the run only told how to prepare the clips
@@ -212,6 +221,15 @@ def _split(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]])
     return split_of(store, config.split)
 
 
+def _as_recorded(config: ProbeConfig, record: dict[str, Any]) -> ProbeConfig:
+    """The config with stream, layout and preprocessing of the encoders' clips, where it names no others."""
+    ran = record["config"]
+    stream, layout = ran.get("stream", "joint"), config.layout or ran.get("layout")
+    if config.stream not in ("joint", stream):
+        raise ValueError(f"stream must be {stream}, as for the encoders in {config.run}; got {config.stream}")
+    return replace(config, preprocessing=ran["preprocessing"], stream=stream, layout=layout)
+
+
 def _recipe(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]]) -> tuple[Preprocessing, int]:
     """How clips are prepared, and how many bodies are kept: as the encoders' were, where there are any."""
     if not records:
@@ -226,10 +244,9 @@ def _recipe(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]]
 
 def _seen(store: Store, records: Sequence[dict[str, Any]], test: Clips) -> int | None:
     """How many test clips the encoders were pretrained on; None where one was trained on another store."""
-    if any(record.get("store") != store.fingerprint for record in records):
+    rows = [places for record in records if (places := trained_rows(record, store)) is not None]
+    if len(rows) < len(records):
         return None
-    splits = [record["config"]["split"] for record in records]
-    rows = [np.arange(len(store)) if split is None else store.split(split)[0] for split in splits]
     return int(np.isin(test.ids.numpy(), np.concatenate(rows)).sum())
 
 
