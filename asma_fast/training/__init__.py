@@ -20,7 +20,9 @@ _HOMES = {
     "ProbeConfig": "configs",
     "ProbeResult": "probe",
     "TrainingError": "pretrain",
+    "DryRun": "dry_run",
     "demo": "demo",
+    "dry_run": "dry_run",
     "inspect": "inspect",
     "pretrain": "pretrain",
     "probe": "probe",
@@ -30,6 +32,7 @@ __all__ = [
     "CheckpointError",
     "DemoConfig",
     "DemoResult",
+    "DryRun",
     "InspectConfig",
     "PretrainConfig",
     "PretrainResult",
@@ -37,6 +40,7 @@ __all__ = [
     "ProbeResult",
     "TrainingError",
     "demo",
+    "dry_run",
     "inspect",
     "pretrain",
     "probe",
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from asma_fast.training.checkpoint import CheckpointError
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
     from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.dry_run import DryRun, dry_run
     from asma_fast.training.inspect import inspect
     from asma_fast.training.pretrain import PretrainResult, TrainingError, pretrain
     from asma_fast.training.probe import ProbeResult, probe

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asma_fast.config import option
+from asma_fast.training.protocols import PROTOCOLS
 
 Rank = Literal["high", "low", "random", "none"]
 Stream = Literal["joint", "motion", "bone"]
@@ -59,6 +60,9 @@ class DataConfig:
         None,
         "split of the store, such as xsub; by default its only one; of several stores one for all, or one each",
     )
+    protocol: str | None = option(
+        None, f"published protocol that the store must have, which names the split: {', '.join(PROTOCOLS)}"
+    )
     preprocessing: Literal["default", "aimclr", "small", "pose"] = option(
         "default", "named recipe from recorded frames to clips; a store prepared with one keeps its own"
     )
@@ -76,6 +80,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _within(self, 0, float("inf"), "frames", "bodies")
+        if self.protocol is None:
+            return
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}; got {self.protocol!r}")
+        split = PROTOCOLS[self.protocol].split
+        if self.split not in (None, split):
+            raise ValueError(f"split must be {split} for protocol {self.protocol}, got {self.split}")
+        object.__setattr__(self, "split", split)
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,9 @@ class PretrainConfig(RunConfig, OptimiserConfig, LossConfig, EncoderConfig, Mask
     encoders: tuple[str, ...] = option(
         ("hl", "lh"), "hl, lh, or JOINTS-FRAMES, what an encoder's views lose: high, low, random or none of each"
     )
+    dry_run: bool = option(
+        False, "train nothing: one step of a few clips, then shapes, counts, memory and steps; nothing is written"
+    )
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
@@ -327,6 +342,9 @@ _SMALL: dict[str, Any] = {
     "schedule": "step",
 }
 
+# asma and pstl differ in what the views lose, and so in the number of encoders, and in the motion of the last frame,
+# which PSTL takes for 0. Everything else of the published recipe is the defaults, for all data sets alike: a protocol's
+# preset is asma plus the protocol, and --preset pstl --protocol NAME is PSTL under the same.
 PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "pstl": {"preprocessing": "aimclr", "encoders": ("high-high",), "last": "zero"},
     "asma": {"preprocessing": "aimclr"},
@@ -340,4 +358,8 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "steps": DEMO_STEPS,
         "lr": 2e-3,
     },
+    **{name: {"preprocessing": "aimclr", "protocol": name} for name in PROTOCOLS},
 }
+
+# PSTL's linear evaluation, whose settings are the defaults of that method.
+PROBE_PRESETS: dict[str, dict[str, Any]] = {name: {"method": "linear", "protocol": name} for name in PROTOCOLS}

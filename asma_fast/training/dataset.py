@@ -20,6 +20,7 @@ from asma_fast.skeleton import Skeleton
 from asma_fast.training.checkpoint import tensor_digest
 from asma_fast.training.configs import DataConfig, Stream
 from asma_fast.training.making import ClipMaker, StoredClips, clip_ids, preprocessing_of
+from asma_fast.training.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +29,10 @@ __all__ = [
     "Batch",
     "Clips",
     "EpochBatches",
+    "check_protocol",
     "load_clips",
     "loader",
+    "open_data",
     "open_store",
     "preprocessing_of",
     "split_of",
@@ -168,6 +171,34 @@ def open_store(path: Path | None) -> Store:
     return Store.open(path)
 
 
+def open_data(config: DataConfig) -> Store:
+    """The one store of a config.
+
+    Raises
+    ------
+    ValueError
+        As :func:`open_store`, or if it has not the config's protocol.
+    """
+    store = open_store(config.data)
+    check_protocol(config, (store,))
+    return store
+
+
+def check_protocol(config: DataConfig, stores: Sequence[Store]) -> None:
+    """The stores have the protocol that a config names, if any.
+
+    Raises
+    ------
+    ValueError
+        Telling what differs.
+    """
+    if config.protocol is None:
+        return
+    if len(stores) > 1:
+        raise ValueError(f"protocol {config.protocol} is one store's, got {len(stores)} stores")
+    PROTOCOLS[config.protocol].check(config.protocol, stores[0])
+
+
 def split_of(store: Store, name: str | None) -> str:
     """The protocol to use: the one named, or the store's only one.
 
@@ -233,6 +264,7 @@ def training_clips(config: DataConfig) -> tuple[str | None, Clips]:
         If data, split or options do not fit each other.
     """
     stores = stores_of(config.data)
+    check_protocol(config, stores)
     splits = splits_of(stores, config.split)
     rows = [
         np.arange(len(store)) if split is None else store.split(split)[0]

@@ -37,7 +37,8 @@ from asma_fast.training.masks import Masking
 
 STREAMS = ("anchor", "spatial", "temporal")
 # Options that may change between a run and its continuation.
-_FREE = {*RunConfig.__dataclass_fields__, "encoders", "data", "memory"} - {"seed", "devices", "precision"}
+_FREE = {*RunConfig.__dataclass_fields__, "encoders", "data", "memory", "protocol", "dry_run"}
+_FREE -= {"seed", "devices", "precision"}
 # Parts of a run that get a seed of their own, besides the initial weights.
 _PROJECTOR, _BATCHES, _VIEWS = 1, 2, 3
 
@@ -126,6 +127,8 @@ def pretrain(config: PretrainConfig, clips: Clips | None = None) -> PretrainResu
     """
     from lightning_fabric import Fabric
 
+    if config.dry_run:
+        raise ValueError("dry_run must be False to train; the function dry_run goes through a run without training")
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
     fabric.launch()
     if clips is None:

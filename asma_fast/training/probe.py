@@ -24,7 +24,7 @@ from asma_fast.training.dataset import (
     Clips,
     EpochBatches,
     load_clips,
-    open_store,
+    open_data,
     preprocessing_of,
     split_of,
     trained_rows,
@@ -98,7 +98,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     Where ``config.run`` holds encoders, clips are prepared as theirs were, also for raw coordinates; and the split is
     by default that of the run, on the store it was trained on.
     """
-    store = open_store(config.data)
+    store = open_data(config)
     loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
     records = [record for _, _, record in loaded]
     split = _split(config, store, records)
