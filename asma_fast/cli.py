@@ -121,8 +121,11 @@ def _convert(config: Any) -> int:
 
 
 def _pretrain(config: Any) -> int:
-    from asma_fast.training import pretrain
+    from asma_fast.training import dry_run, pretrain
 
+    if config.dry_run:
+        print(dry_run(config))
+        return 0
     result = pretrain(config)
     if result.rank:
         return 0
@@ -210,6 +213,12 @@ def _convert_config() -> type[Any]:
     return ConvertConfig
 
 
+def _probe_presets() -> Presets:
+    from asma_fast.training.configs import PROBE_PRESETS
+
+    return PROBE_PRESETS
+
+
 def _pretrain_presets() -> Presets:
     from asma_fast.training.configs import PRETRAIN_PRESETS
 
@@ -227,7 +236,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "pretrain encoders on a store without its labels", _pretrain, _configs("PretrainConfig"), _pretrain_presets
     ),
-    "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig")),
+    "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig"), _probe_presets),
     "finetune": Verb(
         "train a run's encoders with labels, or the same network from scratch",
         _finetune,

@@ -24,7 +24,9 @@ _HOMES = {
     "SemiConfig": "configs_supervised",
     "SemiResult": "semi",
     "TrainingError": "launch",
+    "DryRun": "dry_run",
     "demo": "demo",
+    "dry_run": "dry_run",
     "finetune": "finetune",
     "inspect": "inspect",
     "pretrain": "pretrain",
@@ -36,6 +38,7 @@ __all__ = [
     "CheckpointError",
     "DemoConfig",
     "DemoResult",
+    "DryRun",
     "FinetuneConfig",
     "FinetuneResult",
     "InspectConfig",
@@ -47,6 +50,7 @@ __all__ = [
     "SemiResult",
     "TrainingError",
     "demo",
+    "dry_run",
     "finetune",
     "inspect",
     "pretrain",
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
     from asma_fast.training.configs_supervised import FinetuneConfig, SemiConfig
     from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.dry_run import DryRun, dry_run
     from asma_fast.training.finetune import FinetuneResult, finetune
     from asma_fast.training.inspect import inspect
     from asma_fast.training.launch import TrainingError

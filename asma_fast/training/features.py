@@ -17,14 +17,13 @@ def extract_features(encoder: STGCN, clips: Clips, batch: int = 128) -> NDArray[
     """``(N, D)`` float32: an encoder's features of whole clips, in eval mode, unmasked and not augmented."""
     encoder.eval()
     device = next(encoder.parameters()).device
-    starts = range(0, len(clips), batch)
-    parts = [encoder(clips.batch(slice(i, i + batch)).x.to(device)).float().cpu() for i in starts]
+    parts = [encoder(part.x.to(device)).float().cpu() for part in clips.batches(batch)]
     return torch.cat(parts).numpy()
 
 
 def raw_features(clips: Clips) -> NDArray[np.float32]:
     """``(N, C·T·V·M)`` float32: the coordinates themselves."""
-    return clips.x.flatten(1).numpy()
+    return clips.batch(slice(None)).x.flatten(1).numpy()
 
 
 @torch.no_grad()
@@ -33,10 +32,9 @@ def calibrate(encoder: STGCN, clips: Clips, batch: int = 128) -> STGCN:
     norms: list[Any] = [module for module in encoder.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
     encoder.train()
-    for number, start in enumerate(range(0, len(clips), batch), start=1):
+    for number, part in enumerate(clips.batches(batch), start=1):
         for norm in norms:
             norm.momentum = 1 / number  # the running value becomes the plain mean of the batches so far
-        part = clips.batch(slice(start, start + batch))
         encoder(part.x, seed=0, ids=part.ids)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             return result
 
 
-def _one(config: FinetuneConfig, source: Source, parts: Parts, fabric: Any, result: FinetuneResult) -> None:
+def _one(config: FinetuneConfig, source: Source, parts: Parts[Any], fabric: Any, result: FinetuneResult) -> None:
     name = named(source, config)
     run, logits = trained(config, source, parts.train, parts.test, fabric, config.out / f"{name}.safetensors")
     result.checkpoints[name] = run.path
@@ -162,7 +162,7 @@ def _one(config: FinetuneConfig, source: Source, parts: Parts, fabric: Any, resu
         )
 
 
-def prepared(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Source], Parts]:
+def prepared(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Source], Parts[FinetuneConfig]]:
     """What is trained, and on which clips; and the config that names the split and the recipe."""
     paths = [config.align] if config.align is not None else encoder_files(config.run, config.encoders)
     sources = [Source(path, load_model(path)[1]) for path in paths]
@@ -174,14 +174,7 @@ def prepared(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Source], Part
     parts = labelled_parts(config, records, config.run)
     for source in sources:
         check_fits(source.path, source.record, parts.train)
-    config = replace(
-        config,
-        split=parts.split,
-        preprocessing=records[0]["config"]["preprocessing"],
-        frames=parts.recipe.frames or 0,
-        bodies=parts.bodies,
-    )
-    return config, sources, parts
+    return parts.config, sources, parts
 
 
 def named(source: Source, config: FinetuneConfig) -> str:
@@ -216,7 +209,7 @@ def source_of(source: Source, config: FinetuneConfig) -> dict[str, Any]:
     return {"from": "run", "encoder": source.name, **budget_of(source.record)}
 
 
-def facts(config: FinetuneConfig, source: Source, parts: Parts) -> dict[str, Any]:
+def facts(config: FinetuneConfig, source: Source, parts: Parts[Any]) -> dict[str, Any]:
     """What the record of any fine-tuned network says of its origin."""
     seen = seen_in_training(parts.store, [source.record], parts.test) if config.from_ == "run" else 0
     return {

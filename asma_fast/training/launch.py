@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asma_fast._files import locked
+from asma_fast.nn import synchronise
 from asma_fast.training.configs import RunConfig
 
 # How long a process waits for the others, in seconds. NCCL's own first call may take longer than a dead process should
@@ -67,10 +68,7 @@ def _fabric(config: RunConfig) -> Any:
     if shape != (1, 1):
         cuda = config.accelerator != "cpu" and torch.cuda.is_available()
         backend = "nccl" if cuda else "gloo"
-        # Buffers are alike in all processes, since their batch-norms are synchronised.
-        options["strategy"] = DDPStrategy(
-            process_group_backend=backend, timeout=timedelta(seconds=WAIT[backend]), broadcast_buffers=False
-        )
+        options["strategy"] = DDPStrategy(process_group_backend=backend, timeout=timedelta(seconds=WAIT[backend]))
     return Fabric(
         accelerator=config.accelerator,
         devices=shape[0],
@@ -112,10 +110,7 @@ def synchronised(model: nn.Module, fabric: Any) -> nn.Module:
     """The model, its batch-norms over the clips of all processes."""
     if fabric.world_size == 1:
         return model
-    from asma_fast.nn import synchronise  # type: ignore[attr-defined,unused-ignore]
-
-    synchronise(model)
-    return model
+    return synchronise(model)
 
 
 def gathered(z: Tensor, fabric: Any) -> Tensor:

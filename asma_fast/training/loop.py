@@ -100,7 +100,7 @@ class TrainingRun:
     ) -> None:
         self.name, self.path, self.clips, self.config, self.fabric = name, path, clips, config, fabric
         self.kind, self.record, self.step, self.saved = kind, dict(record), step, saved or model
-        self.free = {*RunConfig.__dataclass_fields__, "data", "memory", *free} - _BINDING
+        self.free = {*RunConfig.__dataclass_fields__, "data", "memory", "protocol", *free} - _BINDING
         rank, world = fabric.global_rank, fabric.world_size
         self.batches = EpochBatches(len(clips), config.batch, derive_seed(config.seed, BATCHES), rank, world)
         self.epochs = math.ceil(config.steps / len(self.batches)) if config.steps else config.epochs
@@ -159,7 +159,7 @@ class TrainingRun:
         """All processes go on from the same epoch."""
         if self.fabric.world_size == 1:
             return
-        found = self.fabric.all_gather(torch.tensor(self.epoch, device=self.device)).flatten().tolist()
+        found = self.gather(torch.tensor([self.epoch], device=self.device)).tolist()
         if len(set(found)) > 1:
             raise TrainingError(
                 f"{self.path}: the processes found checkpoints of different epochs ({', '.join(map(str, found))}); "

@@ -176,6 +176,7 @@ def described(clips: Clips) -> dict[str, Any]:
         "preprocessing": clips.preprocessing.to_dict(),
         "fingerprint": clips.fingerprint,
         "store": clips.store,
+        "stream": clips.stream,
         "classes": list(clips.classes),
     }
 
@@ -186,16 +187,20 @@ def check_fits(path: Path, record: dict[str, Any], clips: Clips) -> None:
     Raises
     ------
     CheckpointError
-        If skeleton, preprocessing or the number of bodies differ.
+        If skeleton, preprocessing, stream or the number of bodies differ.
     """
     if record["skeleton"]["name"] != clips.skeleton.name or len(record["skeleton"]["joints"]) != len(clips.skeleton):
         raise CheckpointError(
-            f"{path}: was trained on skeleton {record['skeleton']['name']}, the store has {clips.skeleton.name}"
+            f"{path}: was trained on skeleton {record['skeleton']['name']}, the store has {clips.skeleton.name}; "
+            "--layout maps one layout to another, where a map is known"
         )
     if record["preprocessing"] != clips.preprocessing.to_dict():
         raise CheckpointError(
             f"{path}: was trained on clips preprocessed by {record['preprocessing']}, "
             f"these were by {clips.preprocessing.to_dict()}"
         )
+    stream = record.get("stream", "joint")
+    if stream != clips.stream:
+        raise CheckpointError(f"{path}: was trained on the {stream} stream, these clips are of the {clips.stream} one")
     if record["bodies"] != clips.x.shape[4]:
         raise CheckpointError(f"{path}: was trained on {record['bodies']} bodies a clip, these have {clips.x.shape[4]}")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from asma_fast.data import Preprocessing, Store
 from asma_fast.training.configs import DataConfig
-from asma_fast.training.dataset import Clips, load_clips, open_store, preprocessing_of, split_of
+from asma_fast.training.dataset import Clips, load_clips, open_data, preprocessing_of, split_of, trained_rows
 from asma_fast.training.records import check_labels
 
 Records = Sequence[Mapping[str, Any]]
+Config = TypeVar("Config", bound=DataConfig)
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Generic[Config]):
     """Labelled clips.
 
     Parameters
@@ -26,6 +27,8 @@ class Parts:
         Where they come from.
     train, test
         Both parts, clips without a label left out.
+    config
+        That which names split, recipe, layout and stream.
     recipe, bodies
         How they were prepared.
     """
@@ -34,6 +37,7 @@ class Parts:
     split: str
     train: Clips
     test: Clips
+    config: Config
     recipe: Preprocessing
     bodies: int
 
@@ -42,7 +46,7 @@ class Parts:
         return {"dataset": self.store.dataset, "fingerprint": self.store.fingerprint, "split": self.split}
 
 
-def labelled_parts(config: DataConfig, records: Records, run: object = "the run") -> Parts:
+def labelled_parts(config: Config, records: Records, run: object = "the run") -> Parts[Config]:
     """Both parts of a split.
 
     Parameters
@@ -58,22 +62,25 @@ def labelled_parts(config: DataConfig, records: Records, run: object = "the run"
     ValueError
         If there are no labels, one class only, a part without clips, or the options do not fit store and records.
     """
-    store = open_store(config.data)
+    store = open_data(config)
     if (store.labels < 0).all():
         raise ValueError(f"{config.data}: the store has no labels; pretraining works without them, this does not")
     split = _split(config, store, records)
+    if records:
+        config = _as_recorded(config, records[0], run)
     recipe, bodies = _recipe(config, store, records, run)
-    train, test = (_labelled(load_clips(store, rows, recipe, bodies), split) for rows in store.split(split))
+    config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
+    made: dict[str, Any] = {"layout": config.layout, "stream": config.stream, "memory": config.memory}
+    train, test = (_labelled(load_clips(store, rows, recipe, bodies, **made), split) for rows in store.split(split))
     check_labels(train.labels.numpy(), test.labels.numpy(), store.classes)
-    return Parts(store, split, train, test, recipe, bodies)
+    return Parts(store, split, train, test, config, recipe, bodies)
 
 
 def seen_in_training(store: Store, records: Records, test: Clips) -> int | None:
     """How many test clips the networks were trained on; None where one was trained on another store."""
-    if any(record.get("store") != store.fingerprint for record in records):
+    rows = [places for record in records if (places := trained_rows(dict(record), store)) is not None]
+    if len(rows) < len(records):
         return None
-    splits = [record["config"]["split"] for record in records]
-    rows = [np.arange(len(store)) if split is None else store.split(split)[0] for split in splits]
     return int(np.isin(test.ids.numpy(), np.concatenate([*rows, np.array([], np.int64)])).sum())
 
 
@@ -88,6 +95,15 @@ def _split(config: DataConfig, store: Store, records: Records) -> str:
     if config.split is None and len(ran) == 1:
         return split_of(store, ran.pop())
     return split_of(store, config.split)
+
+
+def _as_recorded(config: Config, record: Mapping[str, Any], run: object) -> Config:
+    """The config with stream, layout and preprocessing of the networks' clips, where it names no others."""
+    ran = record["config"]
+    stream, layout = ran.get("stream", "joint"), config.layout or ran.get("layout")
+    if config.stream not in ("joint", stream):
+        raise ValueError(f"stream must be {stream}, as for the encoders in {run}; got {config.stream}")
+    return replace(config, preprocessing=ran["preprocessing"], stream=stream, layout=layout)
 
 
 def _recipe(config: DataConfig, store: Store, records: Records, run: object) -> tuple[Preprocessing, int]:

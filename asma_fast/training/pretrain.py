@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from asma_fast.nn import STGCN, Projector, barlow_twins_loss
 from asma_fast.philox import derive_seed
 from asma_fast.training.augment import Augmentation
 from asma_fast.training.configs import PretrainConfig
-from asma_fast.training.dataset import Batch, Clips, load_clips, open_store, preprocessing_of, split_of
+from asma_fast.training.dataset import Batch, Clips, training_clips
 from asma_fast.training.launch import TrainingError, launched, sole
 from asma_fast.training.loop import PROJECTOR, VIEWS, TrainingRun, learning_rate, read_losses, train_all
 from asma_fast.training.masks import Masking
@@ -96,21 +95,14 @@ def pretrain(config: PretrainConfig, clips: Clips | None = None) -> PretrainResu
         If the loss or a weight is no longer finite, another process is at work in ``config.out``,
         or one of this run has ended.
     """
+    if config.dry_run:
+        raise ValueError("dry_run must be False to train; the function dry_run goes through a run without training")
     with launched(config) as fabric:
         if clips is None:
-            config, clips = _training_clips(config)
+            split, clips = training_clips(config)
+            config = replace(config, split=split)
         with sole(config.out, fabric):
             return _pretrain(config, clips, fabric)
-
-
-def _training_clips(config: PretrainConfig) -> tuple[PretrainConfig, Clips]:
-    """Clips of the split's training part, all clips of a store without splits; and the config that names the split."""
-    store = open_store(config.data)
-    rows = np.arange(len(store))
-    if store.splits or config.split is not None:
-        config = replace(config, split=split_of(store, config.split))
-        rows = store.split(str(config.split))[0]
-    return config, load_clips(store, rows, preprocessing_of(config, store), config.bodies)
 
 
 def _pretrain(config: PretrainConfig, clips: Clips, fabric: Any) -> PretrainResult:
@@ -152,5 +144,5 @@ def _encoder_run(name: str, config: PretrainConfig, clips: Clips, fabric: Any) -
         step=step,
         kind="pretrain",
         record={"network": encoder_network(config, clips.skeleton, coordinates)},
-        free=("encoders",),
+        free=("encoders", "dry_run"),
     )

@@ -79,9 +79,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
     records = [record for _, _, record in loaded]
     parts = labelled_parts(config, records, config.run)
-    if records:
-        config = replace(config, preprocessing=records[0]["config"]["preprocessing"])
-    config = replace(config, split=parts.split, frames=parts.recipe.frames or 0, bodies=parts.bodies)
+    config = parts.config
     train, test = parts.train, parts.test
     for path, _, record in loaded:
         check_fits(path, record, train)

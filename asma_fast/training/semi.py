@@ -126,7 +126,7 @@ def semi(config: SemiConfig) -> SemiResult:
             return result
 
 
-def _prepared(config: SemiConfig) -> tuple[SemiConfig, list[Source], Parts]:
+def _prepared(config: SemiConfig) -> tuple[SemiConfig, list[Source], Parts[Any]]:
     ready, sources, parts = prepared(config)
     assert isinstance(ready, SemiConfig)
     return ready, sources, parts
@@ -135,7 +135,7 @@ def _prepared(config: SemiConfig) -> tuple[SemiConfig, list[Source], Parts]:
 def _setting(
     config: SemiConfig,
     source: Source,
-    parts: Parts,
+    parts: Parts[Any],
     setting: Setting,
     drawn: list[NDArray[np.int64]],
     fabric: Any,
