@@ -43,7 +43,13 @@ class Parts(Generic[Config]):
 
     def data(self) -> dict[str, Any]:
         """What a record says of the data."""
-        return {"dataset": self.store.dataset, "fingerprint": self.store.fingerprint, "split": self.split}
+        return {
+            "dataset": self.store.dataset,
+            "fingerprint": self.store.fingerprint,
+            "split": self.split,
+            "protocol": self.config.protocol,
+            "layout": self.config.layout,
+        }
 
 
 def labelled_parts(config: Config, records: Records, run: object = "the run") -> Parts[Config]:

@@ -1,8 +1,8 @@
 """Many processes: they train what one process trains, go on in another number, and end together when one dies.
 
-Budget against one process, float32 on toys: losses within 1e-5 of their size; after the last step weights within 1e-3 of
+Budget against one process, float32 on toys: losses within 1e-5 of their size, weights after the last step within 1e-4 of
 the largest of their tensor. Biases that a batch-norm takes out again have no gradient but rounding, which Adam scales
-up: they are left out, and only have to be finite.
+up: they, and the running means that follow them, only have to be finite.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         if name.endswith(("conv.bias", "residual.0.bias", "running_mean")):
             continue
         scale = tensor.abs().max().clamp_min(1e-6).item()
-        assert (tensor.double() - second[name].double()).abs().max().item() <= 1e-3 * scale, name
+        assert (tensor.double() - second[name].double()).abs().max().item() <= 1e-4 * scale, name
 
 
 @pytest.mark.parametrize("count", [2, 4])
