@@ -1,8 +1,8 @@
 """Many processes: they train what one process trains, go on in another number, and end together when one dies.
 
-Budget against one process, float32 on toys: losses within 1e-5 of their size, weights after the last step within 1e-4 of
-the largest of their tensor. Biases that a batch-norm takes out again have no gradient but rounding, which Adam scales
-up: they, and the running means that follow them, only have to be finite.
+Budget against one process, float32 on toys: losses within 1e-5 of their size, weights after the last step within 1e-4
+of the largest of their tensor. Biases that a batch-norm takes out again have no gradient but rounding, which Adam
+scales up: they, and the running means that follow them, only have to be finite.
 """
 
 from __future__ import annotations
