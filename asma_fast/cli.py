@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from asma_fast import __version__
@@ -120,8 +121,11 @@ def _convert(config: Any) -> int:
 
 
 def _pretrain(config: Any) -> int:
-    from asma_fast.training import pretrain
+    from asma_fast.training import dry_run, pretrain
 
+    if config.dry_run:
+        print(dry_run(config))
+        return 0
     result = pretrain(config)
     if result.rank:
         return 0
@@ -137,6 +141,27 @@ def _probe(config: Any) -> int:
 
     print(probe(config))
     print(f"record: {config.out}")
+    return 0
+
+
+def _finetune(config: Any) -> int:
+    from asma_fast.training import finetune
+
+    return _told(finetune(config))
+
+
+def _semi(config: Any) -> int:
+    from asma_fast.training import semi
+
+    return _told(semi(config))
+
+
+def _told(result: Any) -> int:
+    """Prints what a verb measured and where its records are, in the first of its processes."""
+    if result.rank == 0:
+        print(result)
+        for path in result.files.values():
+            print(f"record: {path}")
     return 0
 
 
@@ -168,11 +193,9 @@ def _inspect(config: Any) -> int:
     return 1 if findings else 0
 
 
-def _configs(name: str) -> Callable[[], type[Any]]:
+def _configs(name: str, module: str = "configs") -> Callable[[], type[Any]]:
     def load() -> type[Any]:
-        from asma_fast.training import configs
-
-        kind: type[Any] = getattr(configs, name)
+        kind: type[Any] = getattr(import_module(f"asma_fast.training.{module}"), name)
         return kind
 
     return load
@@ -188,6 +211,12 @@ def _convert_config() -> type[Any]:
     from asma_fast.data.convert import ConvertConfig
 
     return ConvertConfig
+
+
+def _probe_presets() -> Presets:
+    from asma_fast.training.configs import PROBE_PRESETS
+
+    return PROBE_PRESETS
 
 
 def _pretrain_presets() -> Presets:
@@ -207,7 +236,17 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "pretrain encoders on a store without its labels", _pretrain, _configs("PretrainConfig"), _pretrain_presets
     ),
-    "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig")),
+    "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig"), _probe_presets),
+    "finetune": Verb(
+        "train a run's encoders with labels, or the same network from scratch",
+        _finetune,
+        _configs("FinetuneConfig", "configs_supervised"),
+    ),
+    "semi": Verb(
+        "fine-tune with few labels: shares of the training clips, or so many a class, over several draws",
+        _semi,
+        _configs("SemiConfig", "configs_supervised"),
+    ),
     "inspect": Verb(
         "tell what a store holds, check it (--check), or draw a clip, its motion, and what each encoder's views lose",
         _inspect,

@@ -73,6 +73,8 @@ def load_stgcn_state_dict(
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"state_dict must map names to tensors, got {type(value).__name__} at {name!r}")
     encoder = model.encoder if isinstance(model, Classifier) else model
+    if not isinstance(encoder, STGCN):
+        raise TypeError(f"model must have one STGCN as its encoder, got {type(encoder).__name__}")
     if prefix is None:
         prefix = _find_prefix(state_dict)
     source = {name[len(prefix) :]: value for name, value in state_dict.items() if name.startswith(prefix)}

@@ -52,6 +52,8 @@ def build(kind: type[T], *layers: tuple[str, Mapping[str, Any]]) -> T:
     for where, layer in layers:
         for key, value in layer.items():
             name = str(key).replace("-", "_")
+            if f"{name}_" in hints:  # a field whose option is a keyword of Python
+                name += "_"
             if name not in hints:
                 near = difflib.get_close_matches(name, hints, n=1, cutoff=0.0)
                 raise ValueError(f"{where}: there is no option {key!r}; the nearest is {near[0]!r}")
@@ -90,10 +92,11 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any], presets: Prese
     if presets:
         parser.add_argument("--preset", choices=sorted(presets), help="start from these values instead of the defaults")
     parser.add_argument("--config", metavar="FILE.yaml", help="options from a file; those given here win over it")
-    hints = _hints(kind)
+    hints, own = _hints(kind), {item.name: item for item in fields(cast(Any, kind))}
     seen: set[str] = set()
     for owner in reversed(kind.__mro__):
-        declared = [f for f in fields(owner) if f.name not in seen] if hasattr(owner, "__dataclass_fields__") else []
+        names = [f.name for f in fields(owner)] if hasattr(owner, "__dataclass_fields__") else []
+        declared = [own[name] for name in names if name not in seen]
         if not declared:
             continue
         group = parser.add_argument_group((owner.__doc__ or owner.__name__).strip().splitlines()[0].rstrip("."))
@@ -106,7 +109,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any], presets: Prese
             if item.metadata.get("positional"):
                 group.add_argument(item.name, nargs="?", default=argparse.SUPPRESS, help=text)
                 continue
-            flag = "--" + item.name.replace("_", "-")
+            flag = "--" + item.name.rstrip("_").replace("_", "-")
             if hints[item.name] is bool:
                 group.add_argument(
                     flag, dest=item.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from asma_fast import ops
-from asma_fast.nn._batch_norm import batch_affine, has_no_hooks, is_plain, running_affine, update_running
+from asma_fast.nn._batch_norm import batch_affine, has_no_hooks, is_plain, over_ranks, running_affine, update_running
 from asma_fast.nn.graph_conv import GraphConv
 from asma_fast.nn.temporal_conv import TemporalConv
 from asma_fast.skeleton import Partition, Skeleton
@@ -192,12 +192,15 @@ class STGCNBlock(nn.Module):
             pattern=graph.pattern,
             impl=graph.impl,
         )
+        sums1 = over_ranks(self.norm1, y1, sums1)
         y2, sums2 = _convolve(self.temporal_conv, y1, *batch_affine(self.norm1, y1, sums1))
+        sums2 = over_ranks(self.norm2, y2, sums2)
         residual: Tensor | None = None if self.residual is None else x
         affine: tuple[Tensor | None, Tensor | None] = (None, None)
         sums = [sums1, sums2]
         if (layers := self._residual_layers()) is not None:
             residual, last = _convolve(layers[0], x)
+            last = over_ranks(layers[1], residual, last)
             affine = batch_affine(layers[1], residual, last)
             sums.append(last)
         out = ops.block_output(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from asma_fast.nn.aligned_encoders import AlignedEncoders
 from asma_fast.nn.stgcn import STGCN
 from asma_fast.view import View
 
@@ -14,7 +15,8 @@ class Classifier(nn.Module):
     Parameters
     ----------
     encoder
-        Its ``out_channels`` is the head's width.
+        An :class:`asma_fast.nn.STGCN` or an :class:`asma_fast.nn.AlignedEncoders`; its ``out_channels`` is the head's
+        width.
     classes
         How many logits come out.
 
@@ -27,7 +29,7 @@ class Classifier(nn.Module):
     torch.Size([2, 60])
     """
 
-    def __init__(self, encoder: STGCN, classes: int) -> None:
+    def __init__(self, encoder: STGCN | AlignedEncoders, classes: int) -> None:
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes must be at least 1, got {classes}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from asma_fast import ops
 from asma_fast._array import as_kind_of
+from asma_fast.nn._ranks import Ranks
 from asma_fast.ops._contract import check_shape, check_together, check_view
 from asma_fast.ops.gather_view import view_arguments
 from asma_fast.skeleton import Skeleton
@@ -57,6 +58,7 @@ class InputNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
     flip: Tensor
+    ranks: Ranks | None = None  # set by asma_fast.nn.synchronise
 
     def __init__(self, skeleton: Skeleton, channels: int = 3, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
@@ -94,7 +96,8 @@ class InputNorm(nn.Module):
         check_view(clip, frames, joints, transform)
         n, _, t, _, m = clip.shape
         count = n * m * (t if frames is None else frames.shape[1])
-        if count < 2:
+        ranks = self.ranks if self.ranks is not None and self.ranks.size() > 1 else None
+        if count < 2 and ranks is None:
             raise ValueError(f"input batch-norm needs at least 2 values of each joint in training mode, got {count}")
         # The native op has no gradient: where the clip wants one, torch takes the moments.
         wanted = clip.requires_grad and torch.is_grad_enabled()
@@ -103,11 +106,17 @@ class InputNorm(nn.Module):
         if view is not None and view.graph_nodes is not None:
             source = self._sources(joints, as_kind_of(view.graph_nodes, clip))[..., None].expand(n, -1, clip.shape[1])
             first, second = first.gather(1, source), second.gather(1, source)
-        mean = first.sum(0) / count
-        variance = (second.sum(0) / count - mean.square()).clamp_min(0)
+        first, second = first.sum(0), second.sum(0)
+        values: int | Tensor = count
+        if ranks is not None:
+            total = ranks.total(torch.stack([first.flatten(), second.flatten()]), count)
+            values = total[0, -1].detach()
+            first, second = total[:, :-1].view(2, *first.shape)
+        mean = first / values
+        variance = (second / values - mean.square()).clamp_min(0)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            unbiased = variance * (count / (count - 1))
+            unbiased = variance * (values / (values - 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
         return mean, variance

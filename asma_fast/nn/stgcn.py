@@ -18,6 +18,7 @@ from asma_fast.skeleton import Partition, Skeleton
 from asma_fast.view import View
 
 Bodies = Literal["mean", "present"]
+Tokens = Literal["joint", "frame"]
 
 CHANNELS = (16, 16, 16, 16, 32, 32, 32, 64, 64, 256)
 STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
@@ -152,6 +153,58 @@ class STGCN(nn.Module):
         TypeError, ValueError
             If the clip does not fit the skeleton, or the view does not fit the clip or keeps no frame or no joint.
         """
+        x, frames, joints = self._feature_map(clip, view, seed, ids)
+        return self._over_bodies(x.mean(dim=(2, 3)), clip, frames, joints)
+
+    def tokens(
+        self,
+        clip: Tensor,
+        view: View | None = None,
+        *,
+        per: Tokens = "joint",
+        seed: Tensor | int | None = None,
+        ids: Tensor | None = None,
+    ) -> Tensor:
+        """What :meth:`forward` averages: one token a kept joint, or a frame, of each clip.
+
+        ``tokens(…).mean(1)`` is ``forward(…)`` up to rounding: the mean over frames (or joints) is taken, and the one
+        over bodies, by the encoder's own rule.
+
+        Parameters
+        ----------
+        clip, view, seed, ids
+            As of :meth:`forward`.
+        per
+            ``"joint"``: P = V' tokens, in the order of the view's joints. ``"frame"``: P = T'' tokens, one a kept frame
+            that the strides leave.
+
+        Returns
+        -------
+        Tensor of shape (N, P, D)
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`forward` does, or if ``per`` is neither.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from asma_fast import Skeleton
+        >>> encoder, clip = STGCN(Skeleton.named("ntu-rgb+d")), torch.zeros(4, 3, 50, 25, 2)
+        >>> encoder.tokens(clip, seed=7).shape, encoder.tokens(clip, per="frame", seed=7).shape
+        (torch.Size([4, 25, 256]), torch.Size([4, 13, 256]))
+        """
+        if per not in ("joint", "frame"):
+            raise ValueError(f"per must be 'joint' or 'frame', got {per!r}")
+        x, frames, joints = self._feature_map(clip, view, seed, ids)
+        pooled = x.mean(dim=2 if per == "joint" else 3)
+        return self._over_bodies(pooled, clip, frames, joints).transpose(1, 2)
+
+    def _feature_map(
+        self, clip: Tensor, view: View | None, seed: Tensor | int | None, ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The last block's result ``(N·M, D, T'', V')``, and the frames and joints that the view keeps."""
         check_shape("clip", clip, "N C T V M", C=self.in_channels, V=len(self.skeleton))
         if not isinstance(clip, Tensor):
             raise TypeError(f"clip must be a torch tensor, got {type(clip).__name__}")
@@ -177,11 +230,16 @@ class STGCN(nn.Module):
                 x = block(x, view=view, scale=scale, shift=shift)
             else:
                 x = block(x, nodes=nodes, seed=seed, ids=ids)
-        pooled = x.mean(dim=(2, 3)).view(clip.shape[0], clip.shape[4], self.out_channels)
+        return x, frames, joints
+
+    def _over_bodies(self, pooled: Tensor, clip: Tensor, frames: Tensor | None, joints: Tensor | None) -> Tensor:
+        """``(N·M, D, …)`` to the mean ``(N, D, …)`` over a clip's bodies."""
+        pooled = pooled.view(clip.shape[0], clip.shape[4], *pooled.shape[1:])
         if self.bodies == "mean":
             return pooled.mean(dim=1)
         present = _present_bodies(clip, frames, joints).to(pooled.dtype)
-        present = torch.where(present.any(dim=1, keepdim=True), present, 1)[..., None]
+        present = torch.where(present.any(dim=1, keepdim=True), present, 1)
+        present = present.view(*present.shape, *[1] * (pooled.ndim - 2))
         return (pooled * present).sum(dim=1) / present.sum(dim=1)
 
     def extra_repr(self) -> str:

@@ -13,42 +13,63 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "CheckpointError": "checkpoint",
     "DemoConfig": "configs",
+    "FinetuneConfig": "configs_supervised",
+    "FinetuneResult": "finetune",
     "InspectConfig": "configs",
     "DemoResult": "demo",
     "PretrainConfig": "configs",
     "PretrainResult": "pretrain",
     "ProbeConfig": "configs",
     "ProbeResult": "probe",
-    "TrainingError": "pretrain",
+    "SemiConfig": "configs_supervised",
+    "SemiResult": "semi",
+    "TrainingError": "launch",
+    "DryRun": "dry_run",
     "demo": "demo",
+    "dry_run": "dry_run",
+    "finetune": "finetune",
     "inspect": "inspect",
     "pretrain": "pretrain",
     "probe": "probe",
+    "semi": "semi",
 }
 
 __all__ = [
     "CheckpointError",
     "DemoConfig",
     "DemoResult",
+    "DryRun",
+    "FinetuneConfig",
+    "FinetuneResult",
     "InspectConfig",
     "PretrainConfig",
     "PretrainResult",
     "ProbeConfig",
     "ProbeResult",
+    "SemiConfig",
+    "SemiResult",
     "TrainingError",
     "demo",
+    "dry_run",
+    "finetune",
     "inspect",
     "pretrain",
     "probe",
+    "semi",
 ]
 
 if TYPE_CHECKING:
     from asma_fast.training.checkpoint import CheckpointError
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
+    from asma_fast.training.configs_supervised import FinetuneConfig, SemiConfig
     from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.dry_run import DryRun, dry_run
+    from asma_fast.training.finetune import FinetuneResult, finetune
     from asma_fast.training.inspect import inspect
-    from asma_fast.training.pretrain import PretrainResult, TrainingError, pretrain
+    from asma_fast.training.launch import TrainingError
+    from asma_fast.training.pretrain import PretrainResult, pretrain
     from asma_fast.training.probe import ProbeResult, probe
+    from asma_fast.training.semi import SemiResult, semi
 
 
 class _Training(ModuleType):

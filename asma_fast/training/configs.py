@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asma_fast.config import option
+from asma_fast.training.protocols import PROTOCOLS
 
 Rank = Literal["high", "low", "random", "none"]
+Stream = Literal["joint", "motion", "bone"]
 RANKS: tuple[Rank, ...] = ("high", "low", "random", "none")
 DEMO_STEPS = 200
 NAMED_MASKINGS: dict[str, tuple[Rank, Rank]] = {"hl": ("high", "low"), "lh": ("low", "high")}
@@ -51,16 +53,41 @@ def _within(config: Any, low: float, high: float, *names: str) -> None:
 class DataConfig:
     """Data."""
 
-    data: Path | None = option(None, "the store that `asma-fast prepare` wrote")
-    split: str | None = option(None, "protocol of the store, such as xsub; its only one where it has one")
+    data: Path | None = option(
+        None, "the store that `asma-fast prepare` wrote; for pretraining also several, with commas between"
+    )
+    split: str | None = option(
+        None,
+        "split of the store, such as xsub; by default its only one; of several stores one for all, or one each",
+    )
+    protocol: str | None = option(
+        None, f"published protocol that the store must have, which names the split: {', '.join(PROTOCOLS)}"
+    )
     preprocessing: Literal["default", "aimclr", "small", "pose"] = option(
         "default", "named recipe from recorded frames to clips; a store prepared with one keeps its own"
     )
     frames: int = option(0, "frames of a clip after resizing; 0 keeps the recipe's")
     bodies: int = option(0, "keep the first so many bodies of a clip; 0 keeps the store's")
+    layout: str | None = option(
+        None, "joint layout that recorded clips are mapped to before preprocessing, such as common-15"
+    )
+    stream: Stream = option(
+        "joint", "what of the preprocessed clip: its joints; motion to the next frame; bones, joint minus parent"
+    )
+    memory: Literal["auto", "all", "none"] = option(
+        "auto", "all: hold the clips in memory; none: make each batch from the store; auto: hold them up to 2 GB"
+    )
 
     def __post_init__(self) -> None:
         _within(self, 0, float("inf"), "frames", "bodies")
+        if self.protocol is None:
+            return
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}; got {self.protocol!r}")
+        split = PROTOCOLS[self.protocol].split
+        if self.split not in (None, split):
+            raise ValueError(f"split must be {split} for protocol {self.protocol}, got {self.split}")
+        object.__setattr__(self, "split", split)
 
 
 @dataclass(frozen=True)
@@ -169,30 +196,42 @@ class RunConfig:
     save_every: int = option(1, "epochs between checkpoints")
     stop_after: int = option(0, "stop each encoder after so many epochs of its schedule, to be resumed; 0: never")
     accelerator: Literal["cpu", "gpu", "auto"] = option("auto", "where to run")
-    devices: int = option(1, "devices; the loss spans all of them, batch-norm statistics are each device's own")
+    devices: int = option(1, "devices of each host; the loss and batch-norm statistics span all (torchrun: leave it)")
+    nodes: int = option(1, "hosts (torchrun: leave it)")
     precision: Literal["32-true", "bf16-mixed"] = option("32-true", "numbers of the forward pass")
     recompute: bool = option(False, "keep only each block's input for the backward pass: less memory, more time")
-    workers: int = option(0, "loader processes; clips live in memory, so 0 is quickest for most sets")
+    workers: int = option(0, "loader processes; with clips in memory 0 is quickest, with --memory none 1 or 2")
     tensorboard: bool = option(False, "also write TensorBoard events")
     progress: bool = option(True, "show a progress bar")
 
     def __post_init__(self) -> None:
         _within(self, 0, 2**62, "seed")
-        _within(self, 1, float("inf"), "save_every", "devices")
+        _within(self, 1, float("inf"), "save_every", "devices", "nodes")
         _within(self, 0, float("inf"), "stop_after", "workers")
 
 
 @dataclass(frozen=True)
-class PretrainConfig(RunConfig, OptimiserConfig, LossConfig, EncoderConfig, MaskConfig, AugmentConfig, DataConfig):
+class TrainingConfig(RunConfig, OptimiserConfig):
+    """A run that trains a model."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        OptimiserConfig.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainingConfig, LossConfig, EncoderConfig, MaskConfig, AugmentConfig, DataConfig):
     """Pretraining."""
 
     encoders: tuple[str, ...] = option(
         ("hl", "lh"), "hl, lh, or JOINTS-FRAMES, what an encoder's views lose: high, low, random or none of each"
     )
+    dry_run: bool = option(
+        False, "train nothing: one step of a few clips, then shapes, counts, memory and steps; nothing is written"
+    )
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        OptimiserConfig.__post_init__(self)
+        TrainingConfig.__post_init__(self)
         LossConfig.__post_init__(self)
         EncoderConfig.__post_init__(self)
         MaskConfig.__post_init__(self)
@@ -221,7 +260,8 @@ class ProbeConfig(DataConfig):
     lr: float = option(0.01, "linear: learning rate of Adam, cosine to 0")
     batch: int = option(128, "clips a batch, and a step of the linear method")
     seed: int = option(0, "of inner splits, initial weights and batches")
-    out: Path = option(Path("asma-probe.json"), "the record of the probe")
+    out: Path = option(Path("asma-probe.json"), "the record of the probe; logits beside it, as .npz")
+    name: str = option("", "label of the row in tables; by default the encoders and the method")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -312,6 +352,9 @@ _SMALL: dict[str, Any] = {
     "schedule": "step",
 }
 
+# asma and pstl differ in what the views lose, and so in the number of encoders, and in the motion of the last frame,
+# which PSTL takes for 0. Everything else of the published recipe is the defaults, for all data sets alike: a protocol's
+# preset is asma plus the protocol, and --preset pstl --protocol NAME is PSTL under the same.
 PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "pstl": {"preprocessing": "aimclr", "encoders": ("high-high",), "last": "zero"},
     "asma": {"preprocessing": "aimclr"},
@@ -325,4 +368,8 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "steps": DEMO_STEPS,
         "lr": 2e-3,
     },
+    **{name: {"preprocessing": "aimclr", "protocol": name} for name in PROTOCOLS},
 }
+
+# PSTL's linear evaluation, whose settings are the defaults of that method.
+PROBE_PRESETS: dict[str, dict[str, Any]] = {name: {"method": "linear", "protocol": name} for name in PROTOCOLS}

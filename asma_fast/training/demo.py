@@ -22,18 +22,13 @@ from asma_fast.training.augment import Augmentation
 from asma_fast.training.checkpoint import write_text
 from asma_fast.training.configs import PRETRAIN_PRESETS, DemoConfig, PretrainConfig, ProbeConfig
 from asma_fast.training.dataset import Clips, load_clips, open_store, preprocessing_of, split_of
-from asma_fast.training.features import (
-    build_encoder,
-    calibrate,
-    extract_features,
-    initial_seed,
-    load_encoder,
-    raw_features,
-)
+from asma_fast.training.features import calibrate, extract_features, raw_features
 from asma_fast.training.masks import Masking
+from asma_fast.training.models import build_encoder, initial_seed, load_encoder
 from asma_fast.training.pictures import bars_figure, clip_figure, confusion_figure, loss_figure
 from asma_fast.training.pretrain import PretrainResult, pretrain
-from asma_fast.training.probe import ProbeResult, check_labels, probe_features
+from asma_fast.training.probe import ProbeResult, probe_features
+from asma_fast.training.records import check_labels
 from asma_fast.training.report import write_page
 
 PSTL = "high-high"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,67 +11,53 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-import asma_fast
-from asma_fast.config import as_json
-from asma_fast.data import Preprocessing, Store
 from asma_fast.philox import derive_seed
-from asma_fast.training.checkpoint import CheckpointError, write_text
+from asma_fast.training.checkpoint import CheckpointError
 from asma_fast.training.configs import ProbeConfig
-from asma_fast.training.dataset import Clips, EpochBatches, load_clips, open_store, preprocessing_of, split_of
-from asma_fast.training.features import (
-    calibrate,
-    check_fits,
-    extract_features,
-    initial_seed,
-    load_encoder,
-    raw_features,
-    recorded_encoder,
+from asma_fast.training.dataset import Clips, EpochBatches
+from asma_fast.training.features import calibrate, extract_features, raw_features
+from asma_fast.training.models import check_fits, encoder_files, initial_seed, load_encoder, recorded_encoder
+from asma_fast.training.parts import budget_of, labelled_parts, seen_in_training
+from asma_fast.training.records import (
+    Floats,
+    Labels,
+    Scores,
+    check_labels,
+    make_record,
+    scores_of,
+    warnings_of,
+    write_record,
 )
 
-Floats = NDArray[np.float32]
-Labels = NDArray[np.int64]
+# Logits of the test clips, the classes of their columns, and what the method chose.
+Found = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression
 
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """What a probe measured.
+class ProbeResult(Scores):
+    """What a probe measured: scores, and how.
 
     Parameters
     ----------
-    accuracy
-        Share of the test clips whose class was named.
-    per_class
-        The same of each class; NaN for a class without test clips.
-    confusion
-        ``(K, K)`` int64: true class by row, named class by column.
-    classes
-        Names of the rows.
     chosen
         What the method chose by itself: C of a logistic regression.
     record
         All of it, with data, protocol, seed, budget and versions, as it is written to JSON.
+    logits
+        ``(N, K)``: how much speaks for each class; votes of neighbours. Of a class without training clips: one below
+        the row's least.
     """
 
-    accuracy: float
-    per_class: tuple[float, ...]
-    confusion: NDArray[np.int64]
-    classes: tuple[str, ...]
     chosen: dict[str, Any]
     record: dict[str, Any]
+    logits: Floats
 
     def __str__(self) -> str:
         clips = self.record["clips"]
         lines = [f"accuracy {100 * self.accuracy:.2f} % of {clips['test']} test clips ({clips['train']} for training)"]
-        lines += [
-            f"  {name:<32} {'no test clips' if share != share else f'{100 * share:.1f} %'}"
-            for name, share in zip(self.classes, self.per_class, strict=True)
-        ]
-        if seen := self.record.get("test_clips_seen"):
-            lines.append(f"warning: the encoders were pretrained on {seen} of the {clips['test']} test clips")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.table(), *warnings_of(self.record)])
 
 
 def probe(config: ProbeConfig) -> ProbeResult:
@@ -90,31 +75,36 @@ def probe(config: ProbeConfig) -> ProbeResult:
     Where ``config.run`` holds encoders, clips are prepared as theirs were, also for raw coordinates; and the split is
     by default that of the run, on the store it was trained on.
     """
-    store = open_store(config.data)
+    began = time.perf_counter()
     loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
     records = [record for _, _, record in loaded]
-    split = _split(config, store, records)
-    recipe, bodies = _recipe(config, store, records)
-    if records:
-        config = replace(config, preprocessing=records[0]["config"]["preprocessing"])
-    config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
-    train, test = (_labelled(load_clips(store, rows, recipe, bodies), split) for rows in store.split(split))
+    parts = labelled_parts(config, records, config.run)
+    config = parts.config
+    train, test = parts.train, parts.test
     for path, _, record in loaded:
         check_fits(path, record, train)
     if config.features == "raw":  # the run only told how to prepare the clips
         loaded = []
     features = [_features(config, loaded, clips, train) for clips in (train, test)]
-    about = {
-        "data": {"dataset": store.dataset, "fingerprint": store.fingerprint, "split": split},
-        "preprocessing": recipe.to_dict(),
-        "encoders": {path.stem: _budget(record) for path, _, record in loaded},
-        "test_clips_seen": _seen(store, records, test) if config.features == "encoder" else 0,
-    }
     result = probe_features(
-        config, (features[0], train.labels.numpy()), (features[1], test.labels.numpy()), store.classes, about
+        config, (features[0], train.labels.numpy()), (features[1], test.labels.numpy()), parts.store.classes
     )
-    write_text(config.out, json.dumps(result.record, indent=2) + "\n")
-    return result
+    what = {"raw": "coordinates", "random": "untrained"}.get(
+        config.features, "+".join(path.stem for path, *_ in loaded)
+    )
+    about = {
+        "name": config.name or f"{what} {config.method}",
+        "protocol": f"probe, {config.method}",
+        "data": parts.data(),
+        "preprocessing": parts.recipe.to_dict(),
+        "encoders": {path.stem: budget_of(record) for path, _, record in loaded},
+        "test_clips_seen": seen_in_training(parts.store, records, test) if config.features == "encoder" else 0,
+        "width": result.record["width"],
+        "chosen": result.chosen,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    record = write_record(config.out, "probe", result, config, (train, test), about, logits=result.logits)
+    return replace(result, record=record)
 
 
 def probe_features(
@@ -150,98 +140,23 @@ def probe_features(
         if not np.isfinite(x).all():
             raise ValueError(f"features of the {part} part must be finite")
     methods = {"logistic": _logistic, "linear": _linear, "knn": _neighbours}
-    named, chosen = methods[config.method](config, train, test[0])
-    count = len(classes)
-    confusion = multiclass_confusion_matrix(torch.from_numpy(named), torch.from_numpy(test[1]), count).numpy()
-    hits, totals = confusion.diagonal(), confusion.sum(1)
-    per_class = tuple(float(hit / total) if total else float("nan") for hit, total in zip(hits, totals, strict=True))
-    accuracy = float(hits.sum() / totals.sum())
-    record = {
-        **(about or {}),
-        "config": as_json(config),
-        "clips": {"train": len(train[1]), "test": len(test[1])},
-        "width": int(train[0].shape[1]),
-        "chosen": chosen,
-        "accuracy": accuracy,
-        "per_class": {name: None if share != share else share for name, share in zip(classes, per_class, strict=True)},
-        "confusion": confusion.tolist(),
-        "versions": {
-            "asma_fast": asma_fast.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    return ProbeResult(accuracy, per_class, confusion, tuple(classes), chosen, record)
-
-
-def check_labels(train: Labels, test: Labels, classes: Sequence[str]) -> None:
-    """There is something to probe.
-
-    Raises
-    ------
-    ValueError
-        If either part has no clips, or the training part has one class only.
-    """
-    for part, labels in (("training", train), ("test", test)):
-        if len(labels) == 0:
-            raise ValueError(f"the {part} part of the split has no labelled clips")
-    present = np.unique(train)
-    if len(present) < 2:
-        raise ValueError(f"a probe needs two classes or more to tell apart, got only {classes[present[0]]!r}")
+    found, columns, chosen = methods[config.method](config, train, test[0])
+    logits = np.repeat(found.min(axis=1, keepdims=True) - 1, len(classes), axis=1)
+    logits[:, columns] = found
+    scores = scores_of(logits, test[1], classes)
+    facts = {"width": int(train[0].shape[1]), "chosen": chosen, **(about or {})}
+    record = make_record("probe", scores, config, {"train": len(train[1]), "test": len(test[1])}, facts)
+    return ProbeResult(**vars(scores), chosen=chosen, record=record, logits=logits.astype(np.float32))
 
 
 def _encoders_of(config: ProbeConfig) -> list[Path]:
     """Checkpoints of the run whose features, untrained network or preprocessing are asked for."""
-    known = sorted(path.stem for path in config.run.glob("*.safetensors"))
-    if not known and config.features == "raw":
-        return []
-    if not known:
-        raise CheckpointError(f"{config.run}: holds no encoders; `asma-fast pretrain --out {config.run}` makes them")
-    for name in config.encoders:
-        if name not in known:
-            raise ValueError(f"encoders must be among {', '.join(known)}, those in {config.run}; got {name!r}")
-    return [config.run / f"{name}.safetensors" for name in config.encoders or known]
-
-
-def _split(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]]) -> str:
-    """The split asked for; else that of the run, if it was trained on this store; else the store's only one."""
-    ran = {record["config"]["split"] for record in records if record.get("store") == store.fingerprint}
-    if config.split is None and len(ran) == 1:
-        return split_of(store, ran.pop())
-    return split_of(store, config.split)
-
-
-def _recipe(config: ProbeConfig, store: Store, records: Sequence[dict[str, Any]]) -> tuple[Preprocessing, int]:
-    """How clips are prepared, and how many bodies are kept: as the encoders' were, where there are any."""
-    if not records:
-        return preprocessing_of(config, store), config.bodies
-    recipe = store.preprocessing or Preprocessing.from_dict(records[0]["preprocessing"])
-    bodies = min(records[0]["bodies"], store.bodies)
-    for option, asked, used in (("frames", config.frames, recipe.frames), ("bodies", config.bodies, bodies)):
-        if asked not in (0, used):
-            raise ValueError(f"{option} must be {used}, as for the encoders in {config.run}, or 0; got {asked}")
-    return recipe, bodies
-
-
-def _seen(store: Store, records: Sequence[dict[str, Any]], test: Clips) -> int | None:
-    """How many test clips the encoders were pretrained on; None where one was trained on another store."""
-    if any(record.get("store") != store.fingerprint for record in records):
-        return None
-    splits = [record["config"]["split"] for record in records]
-    rows = [np.arange(len(store)) if split is None else store.split(split)[0] for split in splits]
-    return int(np.isin(test.ids.numpy(), np.concatenate(rows)).sum())
-
-
-def _budget(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in ("epoch", "epochs", "step", "config", "fingerprint")}
-
-
-def _labelled(clips: Clips, split: str) -> Clips:
-    known = clips.labels >= 0
-    if not known.any():
-        raise ValueError(f"split {split}: a part has no labels; a probe needs them")
-    return clips if known.all() else clips.take(known)
+    try:
+        return encoder_files(config.run, config.encoders)
+    except CheckpointError:
+        if config.features == "raw":
+            return []
+        raise
 
 
 def _features(config: ProbeConfig, loaded: Sequence[Any], clips: Clips, train: Clips) -> Floats:
@@ -274,7 +189,7 @@ def _within_rows(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     return train @ basis, test @ basis
 
 
-def _logistic(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> tuple[Labels, dict[str, Any]]:
+def _logistic(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> Found:
     """L2 logistic regression on standardised features; C by three-fold inner split, fewer where classes are small."""
     import warnings
 
@@ -301,10 +216,13 @@ def _logistic(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -
                 scores.append(float(np.mean(hits)))
             chosen = _STRENGTHS[int(np.argmax(scores))]
         model = LogisticRegression(C=chosen, max_iter=1000).fit(x, y)
-    return model.predict(wanted).astype(np.int64), {"C": chosen, "folds": folds if folds >= 2 else 0}
+    found = model.decision_function(wanted)
+    if found.ndim == 1:  # of two classes, the second's
+        found = np.stack([-found, found], axis=1) / 2
+    return found, model.classes_, {"C": chosen, "folds": folds if folds >= 2 else 0}
 
 
-def _linear(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> tuple[Labels, dict[str, Any]]:
+def _linear(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> Found:
     """PSTL's linear evaluation: one layer, Adam, cosine to 0, the features as they are."""
     x, y = torch.from_numpy(train[0]), torch.from_numpy(train[1])
     with torch.random.fork_rng(devices=[]):
@@ -322,10 +240,11 @@ def _linear(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> 
             loss.backward()
             optimiser.step()
     with torch.no_grad():
-        return layer(torch.from_numpy(test)).argmax(1).numpy(), {}
+        found = layer(torch.from_numpy(test)).numpy()
+    return found, np.arange(found.shape[1]), {}
 
 
-def _neighbours(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> tuple[Labels, dict[str, Any]]:
+def _neighbours(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats) -> Found:
     """Majority of the nearest by cosine; the nearest decides a tie."""
     x, y = train
     if config.neighbours > len(y):
@@ -337,4 +256,4 @@ def _neighbours(config: ProbeConfig, train: tuple[Floats, Labels], test: Floats)
     bonus = 2.0 ** -np.arange(1, config.neighbours + 1)
     for place in range(config.neighbours):
         np.add.at(votes, (np.arange(len(test)), y[nearest[:, place]]), 1.0 + 0.5 * bonus[place])
-    return votes.argmax(1).astype(np.int64), {"neighbours": config.neighbours}
+    return votes, np.arange(votes.shape[1]), {"neighbours": config.neighbours}

@@ -341,7 +341,7 @@ def test_what_a_spatial_view_lost_gets_no_gradient(tmp_path):
     """The masks reach the first graph convolution: a joint no spatial view keeps leaves its edges' importance alone."""
     clips = toy_clips(8)
     config = tiny(tmp_path)
-    from asma_fast.training.features import build_encoder
+    from asma_fast.training.models import build_encoder
     from asma_fast.view import View
 
     encoder = build_encoder(config, SKELETON, 3, seed=0).eval()

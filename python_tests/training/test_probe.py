@@ -13,7 +13,8 @@ from asma_fast import Skeleton
 from asma_fast.data import Preprocessing
 from asma_fast.training import CheckpointError, ProbeConfig, pretrain, probe
 from asma_fast.training.dataset import EpochBatches
-from asma_fast.training.features import build_encoder, calibrate, extract_features, load_encoder
+from asma_fast.training.features import calibrate, extract_features
+from asma_fast.training.models import build_encoder, load_encoder
 from asma_fast.training.probe import probe_features
 
 METHODS = ("logistic", "linear", "knn")

@@ -1,0 +1,69 @@
+"""What training with labels can be told, as typed configs. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from asma_fast.config import option
+from asma_fast.training.configs import AugmentConfig, DataConfig, TrainingConfig, _within
+
+
+@dataclass(frozen=True)
+class SupervisedConfig(TrainingConfig, AugmentConfig, DataConfig):
+    """Training with labels."""
+
+    weight_decay: float = option(0.0, "weight decay")
+    warmup: float = option(0.0, "epochs of warm-up from 0; below 1, a share of the run")
+    augment: Literal["train", "none"] = option("train", "train on augmented views, or on the clips as they are")
+    dropout: float | None = option(None, "dropout of the encoder's blocks but the first; by default as in pretraining")
+    label_smoothing: float = option(0.0, "share of a label that is spread over all classes")
+    freeze: Literal["none", "encoder"] = option("none", "train all parameters, or the head alone")
+    name: str = option("", "label of the row in tables; by default the verb and the encoder")
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        AugmentConfig.__post_init__(self)
+        DataConfig.__post_init__(self)
+        _within(self, 0, 0.999, "label_smoothing")
+        if self.dropout is not None:
+            _within(self, 0, 0.999, "dropout")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(SupervisedConfig):
+    """Fine-tuning."""
+
+    out: Path = option(Path("asma-finetune"), "folder for checkpoints, metrics and records; a run there is resumed")
+    run: Path = option(Path("asma-run"), "folder of the pretraining run")
+    encoders: tuple[str, ...] = option((), "encoders of the run, each fine-tuned alone; by default all")
+    align: Path | None = option(None, "checkpoint of `asma-fast align`: fine-tune both encoders under their alignment")
+    from_: Literal["run", "scratch"] = option(
+        "run", "start from the run's weights, or train the same network from untrained ones"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.align is not None and self.encoders:
+            raise ValueError("align brings its own encoders: leave out --encoders, or --align")
+
+
+@dataclass(frozen=True)
+class SemiConfig(FinetuneConfig):
+    """Few labels."""
+
+    out: Path = option(Path("asma-semi"), "folder for checkpoints, metrics and records; a run there is resumed")
+    fractions: tuple[float, ...] = option((0.01, 0.1), "shares of each class's training clips, at least one clip each")
+    shots: tuple[int, ...] = option((), "also so many training clips of each class")
+    draws: int = option(5, "draws of the labelled clips; any method sees the same for the same seed")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within(self, 1, float("inf"), "draws")
+        if not self.fractions and not self.shots:
+            raise ValueError("name fractions or shots, one or more")
+        if any(not 0 < fraction <= 1 for fraction in self.fractions):
+            raise ValueError(f"fractions must be above 0 and at most 1, got {', '.join(map(str, self.fractions))}")
+        if any(shots < 1 for shots in self.shots):
+            raise ValueError(f"shots must be at least 1, got {', '.join(map(str, self.shots))}")

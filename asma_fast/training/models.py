@@ -1,0 +1,206 @@
+"""Networks out of checkpoints or untrained: what a record tells of a network, and the network again from that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from asma_fast.config import build
+from asma_fast.nn import STGCN, Classifier
+from asma_fast.philox import derive_seed
+from asma_fast.skeleton import Skeleton
+from asma_fast.training.checkpoint import CheckpointError, load_checkpoint, restore
+from asma_fast.training.configs import EncoderConfig
+from asma_fast.training.dataset import Clips
+
+Network = dict[str, Any]
+
+
+def initial_seed(seed: int) -> int:
+    """Seed of the initial weights of a run: all its encoders, and the untrained one beside them, start alike."""
+    return derive_seed(seed, 0)
+
+
+def build_encoder(
+    config: EncoderConfig, skeleton: Skeleton, coordinates: int, seed: int, *, recompute: bool = False
+) -> STGCN:
+    """An untrained encoder; its weights depend on ``seed`` only, and torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return STGCN(
+            skeleton,
+            config.channels,
+            strides=config.strides,
+            in_channels=coordinates,
+            dropout=config.dropout,
+            bodies=config.pool,
+            recompute=recompute,
+        )
+
+
+def encoder_network(config: EncoderConfig, skeleton: Skeleton, coordinates: int) -> Network:
+    """What a record says of an encoder, under ``"network"``: enough to build it again."""
+    shape = {name: getattr(config, name) for name in EncoderConfig.__dataclass_fields__}
+    return {"kind": "encoder", **shape, "skeleton": asdict(skeleton), "coordinates": coordinates}
+
+
+def classifier_network(encoder: Network, classes: int) -> Network:
+    """What a record says of a classifier over that encoder."""
+    return {"kind": "classifier", "encoder": encoder, "classes": classes}
+
+
+def build_network(network: Mapping[str, Any], seed: int, *, recompute: bool = False) -> nn.Module:
+    """An untrained network of what a record says under ``"network"``; weights depend on ``seed`` only.
+
+    Raises
+    ------
+    ValueError
+        If this release knows no such network.
+    """
+    kind = network.get("kind")
+    if kind not in BUILDERS:
+        raise ValueError(f"a network is one of {', '.join(BUILDERS)}; got {kind!r}")
+    return BUILDERS[kind](network, seed, recompute)
+
+
+def classifier_over(encoder: nn.Module, classes: int, seed: int) -> Classifier:
+    """An encoder under a new head, whose weights depend on ``seed`` only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(encoder, classes)  # type: ignore[arg-type,unused-ignore]
+
+
+def _encoder(network: Mapping[str, Any], seed: int, recompute: bool) -> STGCN:
+    shape = {name: network[name] for name in EncoderConfig.__dataclass_fields__}
+    config = build(EncoderConfig, ("network", shape))
+    return build_encoder(config, Skeleton(**network["skeleton"]), network["coordinates"], seed, recompute=recompute)
+
+
+def _classifier(network: Mapping[str, Any], seed: int, recompute: bool) -> Classifier:
+    encoder = build_network(network["encoder"], seed, recompute=recompute)
+    return classifier_over(encoder, network["classes"], derive_seed(seed, 1))
+
+
+BUILDERS: dict[str, Callable[[Mapping[str, Any], int, bool], nn.Module]] = {
+    "encoder": _encoder,
+    "classifier": _classifier,
+}
+
+
+def recorded_network(path: Path, record: Mapping[str, Any]) -> Network:
+    """The network of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If the record tells of none.
+    """
+    network: Network | None = record.get("network")
+    if network is None:
+        raise CheckpointError(f"{path}: its record does not tell what network it holds")
+    return network
+
+
+def recorded_encoder(path: Path, record: Mapping[str, Any], seed: int) -> STGCN:
+    """An untrained encoder of the widths that a pretraining checkpoint's record tells."""
+    encoder = build_network(recorded_network(path, record), seed)
+    assert isinstance(encoder, STGCN)
+    return encoder
+
+
+def load_model(path: Path, *, recompute: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of any checkpoint of ours, in eval mode, and the checkpoint's record.
+
+    The encoder of a pretraining checkpoint, without its projector; else the classifier that was trained.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or holds no network of ours.
+    """
+    tensors, record = load_checkpoint(path)
+    try:
+        model = build_network(recorded_network(path, record), 0, recompute=recompute)
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its record tells of no network that can be built: {error}") from error
+    restore(path, model, tensors, "model.encoder." if record.get("kind") == "pretrain" else "model.")
+    return model.eval(), record
+
+
+def load_encoder(path: Path, *, recompute: bool = False) -> tuple[STGCN, dict[str, Any]]:
+    """The encoder of a pretraining checkpoint, in eval mode, and the checkpoint's record.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or no pretraining checkpoint.
+    """
+    model, record = load_model(path, recompute=recompute)
+    if record.get("kind") != "pretrain" or not isinstance(model, STGCN):
+        raise CheckpointError(f"{path}: is no pretraining checkpoint")
+    return model, record
+
+
+def encoder_files(run: Path, named: tuple[str, ...] = ()) -> list[Path]:
+    """Checkpoints of the encoders of a pretraining run; all of them, or those named.
+
+    Raises
+    ------
+    CheckpointError
+        If there are none.
+    ValueError
+        If one that is named is not there.
+    """
+    known = sorted(path.stem for path in run.glob("*.safetensors"))
+    if not known:
+        raise CheckpointError(f"{run}: holds no encoders; `asma-fast pretrain --out {run}` makes them")
+    for name in named:
+        if name not in known:
+            raise ValueError(f"encoders must be among {', '.join(known)}, those in {run}; got {name!r}")
+    return [run / f"{name}.safetensors" for name in named or known]
+
+
+def described(clips: Clips) -> dict[str, Any]:
+    """What a checkpoint's record says of the clips it was trained on."""
+    return {
+        "coordinates": clips.x.shape[1],
+        "bodies": clips.x.shape[4],
+        "skeleton": asdict(clips.skeleton),
+        "preprocessing": clips.preprocessing.to_dict(),
+        "fingerprint": clips.fingerprint,
+        "store": clips.store,
+        "stream": clips.stream,
+        "classes": list(clips.classes),
+    }
+
+
+def check_fits(path: Path, record: dict[str, Any], clips: Clips) -> None:
+    """A network's clips were like these.
+
+    Raises
+    ------
+    CheckpointError
+        If skeleton, preprocessing, stream or the number of bodies differ.
+    """
+    if record["skeleton"]["name"] != clips.skeleton.name or len(record["skeleton"]["joints"]) != len(clips.skeleton):
+        raise CheckpointError(
+            f"{path}: was trained on skeleton {record['skeleton']['name']}, the store has {clips.skeleton.name}; "
+            "--layout maps one layout to another, where a map is known"
+        )
+    if record["preprocessing"] != clips.preprocessing.to_dict():
+        raise CheckpointError(
+            f"{path}: was trained on clips preprocessed by {record['preprocessing']}, "
+            f"these were by {clips.preprocessing.to_dict()}"
+        )
+    stream = record.get("stream", "joint")
+    if stream != clips.stream:
+        raise CheckpointError(f"{path}: was trained on the {stream} stream, these clips are of the {clips.stream} one")
+    if record["bodies"] != clips.x.shape[4]:
+        raise CheckpointError(f"{path}: was trained on {record['bodies']} bodies a clip, these have {clips.x.shape[4]}")

@@ -1,0 +1,131 @@
+"""The labelled training and test part of a split, prepared as the clips of the measured networks were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from asma_fast.data import Preprocessing, Store
+from asma_fast.training.configs import DataConfig
+from asma_fast.training.dataset import Clips, load_clips, open_data, preprocessing_of, split_of, trained_rows
+from asma_fast.training.records import check_labels
+
+Records = Sequence[Mapping[str, Any]]
+Config = TypeVar("Config", bound=DataConfig)
+
+
+@dataclass(frozen=True)
+class Parts(Generic[Config]):
+    """Labelled clips.
+
+    Parameters
+    ----------
+    store, split
+        Where they come from.
+    train, test
+        Both parts, clips without a label left out.
+    config
+        That which names split, recipe, layout and stream.
+    recipe, bodies
+        How they were prepared.
+    """
+
+    store: Store
+    split: str
+    train: Clips
+    test: Clips
+    config: Config
+    recipe: Preprocessing
+    bodies: int
+
+    def data(self) -> dict[str, Any]:
+        """What a record says of the data."""
+        return {
+            "dataset": self.store.dataset,
+            "fingerprint": self.store.fingerprint,
+            "split": self.split,
+            "protocol": self.config.protocol,
+            "layout": self.config.layout,
+        }
+
+
+def labelled_parts(config: Config, records: Records, run: object = "the run") -> Parts[Config]:
+    """Both parts of a split.
+
+    Parameters
+    ----------
+    records
+        Of the checkpoints that are measured: clips are prepared as theirs were; and the split is by default theirs, on
+        the store they were trained on.
+    run
+        Where they are, for messages.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels, one class only, a part without clips, or the options do not fit store and records.
+    """
+    store = open_data(config)
+    if (store.labels < 0).all():
+        raise ValueError(f"{config.data}: the store has no labels; pretraining works without them, this does not")
+    split = _split(config, store, records)
+    if records:
+        config = _as_recorded(config, records[0], run)
+    recipe, bodies = _recipe(config, store, records, run)
+    config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
+    made: dict[str, Any] = {"layout": config.layout, "stream": config.stream, "memory": config.memory}
+    train, test = (_labelled(load_clips(store, rows, recipe, bodies, **made), split) for rows in store.split(split))
+    check_labels(train.labels.numpy(), test.labels.numpy(), store.classes)
+    return Parts(store, split, train, test, config, recipe, bodies)
+
+
+def seen_in_training(store: Store, records: Records, test: Clips) -> int | None:
+    """How many test clips the networks were trained on; None where one was trained on another store."""
+    rows = [places for record in records if (places := trained_rows(dict(record), store)) is not None]
+    if len(rows) < len(records):
+        return None
+    return int(np.isin(test.ids.numpy(), np.concatenate([*rows, np.array([], np.int64)])).sum())
+
+
+def budget_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of how long a checkpoint was trained."""
+    return {key: record[key] for key in ("epoch", "epochs", "step", "config", "fingerprint")}
+
+
+def _split(config: DataConfig, store: Store, records: Records) -> str:
+    """The split asked for; else that of the run, if it was trained on this store; else the store's only one."""
+    ran = {record["config"]["split"] for record in records if record.get("store") == store.fingerprint}
+    if config.split is None and len(ran) == 1:
+        return split_of(store, ran.pop())
+    return split_of(store, config.split)
+
+
+def _as_recorded(config: Config, record: Mapping[str, Any], run: object) -> Config:
+    """The config with stream, layout and preprocessing of the networks' clips, where it names no others."""
+    ran = record["config"]
+    stream, layout = ran.get("stream", "joint"), config.layout or ran.get("layout")
+    if config.stream not in ("joint", stream):
+        raise ValueError(f"stream must be {stream}, as for the encoders in {run}; got {config.stream}")
+    return replace(config, preprocessing=ran["preprocessing"], stream=stream, layout=layout)
+
+
+def _recipe(config: DataConfig, store: Store, records: Records, run: object) -> tuple[Preprocessing, int]:
+    """How clips are prepared, and how many bodies are kept: as the encoders' were, where there are any."""
+    if not records:
+        return preprocessing_of(config, store), config.bodies
+    recipe = store.preprocessing or Preprocessing.from_dict(records[0]["preprocessing"])
+    bodies = min(records[0]["bodies"], store.bodies)
+    for option, asked, used in (("frames", config.frames, recipe.frames), ("bodies", config.bodies, bodies)):
+        if asked not in (0, used):
+            raise ValueError(f"{option} must be {used}, as for the encoders in {run}, or 0; got {asked}")
+    return recipe, bodies
+
+
+def _labelled(clips: Clips, split: str) -> Clips:
+    known = clips.labels >= 0
+    if not known.any():
+        raise ValueError(f"split {split}: a part of it has no labels")
+    return clips if known.all() else clips.take(known)
