@@ -31,6 +31,9 @@ class STGCNBlock(nn.Module):
         The graph; see :class:`asma_fast.nn.GraphConv`.
     taps, stride
         Of the temporal convolution.
+    separable
+        The temporal convolution in two (MobileNet, Howard et al., 2017): ``taps`` frames of each channel alone, with
+        the stride; batch-norm and ReLU; and a 1×1 convolution of the channels.
     dropout
         Probability of dropping an element, after the second batch-norm and before the residual.
     residual
@@ -73,6 +76,7 @@ class STGCNBlock(nn.Module):
         partition: Partition = "spatial",
         taps: int = 9,
         stride: int = 1,
+        separable: bool = False,
         dropout: float = 0.0,
         residual: bool = True,
         index: int = 0,
@@ -87,7 +91,10 @@ class STGCNBlock(nn.Module):
         self.dropout, self.index, self.recompute, self.impl = float(dropout), index, recompute, impl
         self.graph_conv = GraphConv(in_channels, out_channels, skeleton, partition=partition, impl=impl)
         self.norm1 = nn.BatchNorm2d(out_channels)
-        self.temporal_conv = TemporalConv(out_channels, out_channels, taps, stride=stride, impl=impl)
+        groups = out_channels if separable else 1
+        self.temporal_conv = TemporalConv(out_channels, out_channels, taps, stride=stride, groups=groups, impl=impl)
+        self.between: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels) if separable else None
+        self.pointwise = TemporalConv(out_channels, out_channels, 1, impl=impl) if separable else None
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.residual: nn.Module | None = None
         if residual and in_channels == out_channels and stride == 1:
@@ -138,14 +145,15 @@ class STGCNBlock(nn.Module):
             out, *sums = self._passes(*arguments)
         frames = x.shape[2] if view is None or view.frames is None else view.frames.shape[1]
         rows = out.shape[0] * out.shape[3]
-        for norm, length, some in zip(norms, (frames, out.shape[2], out.shape[2]), sums, strict=False):
-            update_running(norm, rows * length, some)
+        for norm, some in zip(norms, sums, strict=True):
+            update_running(norm, rows * (frames if norm is self.norm1 else out.shape[2]), some)
         return out
 
     def _norms(self) -> list[nn.BatchNorm2d]:
         """In the order in which the passes give sums."""
         layers = self._residual_layers()
-        return [self.norm1, self.norm2] if layers is None else [self.norm1, self.norm2, layers[1]]
+        between = [] if self.between is None else [self.between]
+        return [self.norm1, *between, self.norm2, *([] if layers is None else layers[1:])]
 
     def _residual_layers(self) -> tuple[TemporalConv, nn.BatchNorm2d] | None:
         return tuple(self.residual) if isinstance(self.residual, nn.Sequential) else None  # type: ignore[return-value]
@@ -154,6 +162,9 @@ class STGCNBlock(nn.Module):
         """Whether every layer is what this class made of it, so that the fused ops do what calling them would."""
         layers: list[nn.Module] = [self.graph_conv, self.temporal_conv]
         norms: list[nn.Module] = [self.norm1, self.norm2]
+        if self.pointwise is not None and self.between is not None:
+            layers.append(self.pointwise)
+            norms.append(self.between)
         if self.residual is not None:
             if type(self.residual) is nn.Sequential and len(self.residual) == 2:
                 layers.append(self.residual[0])
@@ -162,7 +173,7 @@ class STGCNBlock(nn.Module):
                 return False
             if not has_no_hooks(self.residual):
                 return False
-        kinds = (GraphConv, TemporalConv, TemporalConv)
+        kinds = (GraphConv, TemporalConv, TemporalConv, TemporalConv)
         return all(
             type(layer) is kind and has_no_hooks(layer) and layer.weight.dtype == self.norm1.weight.dtype
             for layer, kind in zip(layers, kinds, strict=False)
@@ -194,10 +205,14 @@ class STGCNBlock(nn.Module):
         )
         sums1 = over_ranks(self.norm1, y1, sums1)
         y2, sums2 = _convolve(self.temporal_conv, y1, *batch_affine(self.norm1, y1, sums1))
+        sums = [sums1]
+        if self.pointwise is not None and self.between is not None:
+            sums.append(over_ranks(self.between, y2, sums2))
+            y2, sums2 = _convolve(self.pointwise, y2, *batch_affine(self.between, y2, sums[-1]))
         sums2 = over_ranks(self.norm2, y2, sums2)
         residual: Tensor | None = None if self.residual is None else x
         affine: tuple[Tensor | None, Tensor | None] = (None, None)
-        sums = [sums1, sums2]
+        sums.append(sums2)
         if (layers := self._residual_layers()) is not None:
             residual, last = _convolve(layers[0], x)
             last = over_ranks(layers[1], residual, last)
@@ -226,7 +241,12 @@ class STGCNBlock(nn.Module):
         if (layers := self._residual_layers()) is not None:
             residual = _folded(*layers, ops.temporal_conv, x)
         first = running_affine(self.norm1)
-        return _folded(self.temporal_conv, self.norm2, ops.block_inference, y, *first, residual=residual)
+        conv = self.temporal_conv
+        if self.pointwise is not None and self.between is not None:
+            y = _folded(conv, self.between, ops.block_inference, y, *first)
+            # It is not negative: the ReLU through which the next pass reads leaves it as it is.
+            conv, first = self.pointwise, (torch.ones_like(first[0]), torch.zeros_like(first[1]))
+        return _folded(conv, self.norm2, ops.block_inference, y, *first, residual=residual)
 
     def _one_by_one(
         self,
@@ -239,7 +259,10 @@ class STGCNBlock(nn.Module):
         ids: Tensor | None,
     ) -> Tensor:
         y = self.graph_conv(x, view=view, nodes=nodes, scale=scale, shift=shift)
-        y = self.norm2(self.temporal_conv(functional.relu(self.norm1(y))))
+        y = self.temporal_conv(functional.relu(self.norm1(y)))
+        if self.pointwise is not None and self.between is not None:
+            y = self.pointwise(functional.relu(self.between(y)))
+        y = self.norm2(y)
         if self.training and self.dropout > 0:
             assert seed is not None
             y = ops.dropout(y, self.dropout, seed=seed, ids=ids, block=self.index, impl=self.impl)

@@ -53,7 +53,9 @@ def _folded_norms(module: nn.Module) -> dict[nn.Module, bool]:
     for child in module.modules():
         if isinstance(child, STGCNBlock):
             folded[child.norm1] = True
-            folded[child.norm2] = child.temporal_conv.bias is None
+            folded[child.norm2] = (child.pointwise or child.temporal_conv).bias is None
+            if child.between is not None:
+                folded[child.between] = child.temporal_conv.bias is None
         elif isinstance(child, nn.Sequential):
             layers = list(child)
             for before, norm in itertools.pairwise(layers):

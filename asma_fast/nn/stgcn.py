@@ -50,6 +50,8 @@ class STGCN(nn.Module):
         ``"spatial"``, ``"distance"`` or ``"uniform"``.
     taps
         Frames that a temporal convolution sums over.
+    separable
+        Temporal convolutions of each channel alone, then 1×1 ones: far fewer parameters, for students.
     recompute
         Keep only the input of each block for the backward pass, and run the block again there: in training less than
         half of the memory, at the cost of a second forward pass.
@@ -88,6 +90,7 @@ class STGCN(nn.Module):
         bodies: Bodies = "mean",
         partition: Partition = "spatial",
         taps: int = 9,
+        separable: bool = False,
         recompute: bool = False,
         impl: str | ops.Impl = "auto",
     ) -> None:
@@ -114,6 +117,7 @@ class STGCN(nn.Module):
                 partition=partition,
                 taps=taps,
                 stride=stride,
+                separable=separable,
                 dropout=dropout if index else 0.0,
                 residual=index > 0,
                 index=index,

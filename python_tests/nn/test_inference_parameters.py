@@ -28,6 +28,11 @@ def test_an_encoder_is_its_convolutions_edges_shifts_and_the_affine_map_of_its_i
     assert inference_parameters(synchronise(encoder)) == inference_parameters(encoder)
 
 
+def test_separable_convolutions_leave_no_norm_either() -> None:
+    encoder = STGCN(SKELETON, (4,), strides=(1,), separable=True)
+    assert inference_parameters(encoder) == 3 * (3 * 4 + 4) + (4 * 9 + 4) + (4 * 4 + 4) + EDGES + 4 + 2 * V * 3
+
+
 def test_a_norm_after_a_layer_without_bias_becomes_one() -> None:
     assert inference_parameters(Projector(5, 7)) == (5 * 7 + 7) + (7 * 7 + 7) + 7 * 7
     assert inference_parameters(nn.BatchNorm1d(7)) == 14

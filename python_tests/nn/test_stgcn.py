@@ -114,6 +114,52 @@ def test_native_kernels_and_reference_agree(training: bool) -> None:
         torch.testing.assert_close(ours.grad.double(), wanted.grad, rtol=2e-3, atol=2e-4, msg=name)
 
 
+# ---- separable temporal convolutions ----
+
+
+def separable(impl: str = "auto", **options) -> STGCN:
+    """Every running statistic calibrated, every norm away from its start."""
+    torch.manual_seed(3)
+    model = STGCN(SKELETON, (6, 6, 8), strides=(1, 2, 1), separable=True, dropout=0.0, impl="reference")
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "running_var"):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(0.0, 0.5)
+                module.momentum = 1.0
+        model(clips(8, seed=9))
+    copied = STGCN(SKELETON, (6, 6, 8), strides=(1, 2, 1), separable=True, impl=impl, **{"dropout": 0.3, **options})
+    copied.load_state_dict(model.state_dict())
+    return copied
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_separable_blocks_are_their_layers_one_by_one(training: bool, impl: str) -> None:
+    fused = separable(impl=impl).double().train(training)
+    layers = copy.deepcopy(fused)
+    for block in layers.blocks:
+        block.norm1.register_forward_hook(lambda *_: None)  # a hook: the layers are called
+        assert block.temporal_conv.weight.shape[1] == 1
+    with torch.set_grad_enabled(training):
+        features = [model(clips().double(), some_view(), seed=5) for model in (fused, layers)]
+    torch.testing.assert_close(*features, rtol=1e-9, atol=1e-11)
+    if training:
+        for result in features:
+            result.square().sum().backward()
+        for (name, ours), theirs in zip(fused.named_parameters(), layers.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-9, msg=name)
+    for (name, ours), theirs in zip(fused.state_dict().items(), layers.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_a_separable_encoder_recomputes_and_has_the_same_names_elsewhere() -> None:
+    plain, again = separable(), separable(recompute=True)
+    assert torch.equal(plain(clips(), seed=5), again(clips(), seed=5))
+    extra = set(plain.state_dict()) - set(encoder((6, 6, 8), (1, 2, 1)).state_dict())
+    assert {name.split(".")[2] for name in extra} == {"between", "pointwise"}
+
+
 # ---- views ----
 
 

@@ -186,7 +186,7 @@ def test_synchronising_keeps_parameters_hooks_and_mode() -> None:
     assert seen == [1]
 
 
-def test_a_norm_of_a_norm_only_is_replaced() -> None:
+def test_a_norm_alone_is_replaced_and_the_input_norm_stays_itself() -> None:
     assert type(synchronise(nn.BatchNorm2d(3))).__name__ == "SynchronisedBatchNorm2d"
     assert isinstance(synchronise(InputNorm(ranks.SKELETON)), InputNorm)
 
@@ -205,7 +205,7 @@ def test_torchs_own_synchronised_norm_stays() -> None:
 def test_a_synchronised_encoder_compiles() -> None:
     model = synchronise(ranks.network())
     batches = [
-        (ranks.clips(), ranks.masked(7, 5, 1), torch.arange(12)),
+        (ranks.clips(), ranks.masked(8, 5, 1), torch.arange(12)),
         (ranks.clips()[:8], ranks.masked(6, 4, 1, n=8), torch.arange(8)),
     ]
     check_compiles(model, batches)
