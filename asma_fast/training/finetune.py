@@ -13,7 +13,7 @@ from asma_fast.nn import STGCN
 from asma_fast.philox import derive_seed
 from asma_fast.training.checkpoint import CheckpointError
 from asma_fast.training.configs_supervised import FinetuneConfig
-from asma_fast.training.dataset import Clips
+from asma_fast.training.dataset import Clips, open_data
 from asma_fast.training.launch import launched, sole
 from asma_fast.training.loop import HEAD, TrainingRun
 from asma_fast.training.models import (
@@ -164,6 +164,7 @@ def _one(config: FinetuneConfig, source: Source, parts: Parts[Any], fabric: Any,
 
 def prepared(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Source], Parts[FinetuneConfig]]:
     """What is trained, and on which clips; and the config that names the split and the recipe."""
+    store = open_data(config)
     paths = [config.align] if config.align is not None else encoder_files(config.run, config.encoders)
     sources = [Source(path, load_model(path)[1]) for path in paths]
     for source in sources:
@@ -171,7 +172,7 @@ def prepared(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Source], Part
         if source.record.get("kind") != expected:
             raise CheckpointError(f"{source.path}: is no checkpoint of `asma-fast {expected}`")
     records = [source.record for source in sources]
-    parts = labelled_parts(config, records, config.run)
+    parts = labelled_parts(config, store, records, config.run)
     for source in sources:
         check_fits(source.path, source.record, parts.train)
     return parts.config, sources, parts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asma_fast._files import locked
-from asma_fast.nn import synchronise
+from asma_fast.nn import RankError, synchronise
 from asma_fast.training.configs import RunConfig
 
 # How long a process waits for the others, in seconds. NCCL's own first call may take longer than a dead process should
@@ -80,7 +80,7 @@ def _fabric(config: RunConfig) -> Any:
 
 def _of_the_group(error: RuntimeError) -> bool:
     """Whether an error is one of the communication between processes."""
-    if isinstance(error, torch.distributed.DistError):
+    if isinstance(error, (RankError, torch.distributed.DistError)):
         return True
     return any(word in str(error).lower() for word in ("gloo", "nccl", "process group", "tcpstore"))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from asma_fast.data import Preprocessing, Store
 from asma_fast.training.configs import DataConfig
-from asma_fast.training.dataset import Clips, load_clips, open_data, preprocessing_of, split_of, trained_rows
+from asma_fast.training.dataset import Clips, load_clips, preprocessing_of, split_of, trained_rows
 from asma_fast.training.records import check_labels
 
 Records = Sequence[Mapping[str, Any]]
@@ -52,11 +52,14 @@ class Parts(Generic[Config]):
         }
 
 
-def labelled_parts(config: Config, records: Records, run: object = "the run") -> Parts[Config]:
+def labelled_parts(config: Config, store: Store, records: Records, run: object = "the run") -> Parts[Config]:
     """Both parts of a split.
 
     Parameters
     ----------
+    store
+        As :func:`~asma_fast.training.dataset.open_data` opens it; before checkpoints are read, so that a store that is
+        not there is told first.
     records
         Of the checkpoints that are measured: clips are prepared as theirs were; and the split is by default theirs, on
         the store they were trained on.
@@ -68,7 +71,6 @@ def labelled_parts(config: Config, records: Records, run: object = "the run") ->
     ValueError
         If there are no labels, one class only, a part without clips, or the options do not fit store and records.
     """
-    store = open_data(config)
     if (store.labels < 0).all():
         raise ValueError(f"{config.data}: the store has no labels; pretraining works without them, this does not")
     split = _split(config, store, records)

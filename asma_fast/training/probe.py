@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from asma_fast.philox import derive_seed
 from asma_fast.training.checkpoint import CheckpointError
 from asma_fast.training.configs import ProbeConfig
-from asma_fast.training.dataset import Clips, EpochBatches
+from asma_fast.training.dataset import Clips, EpochBatches, open_data
 from asma_fast.training.features import calibrate, extract_features, raw_features
 from asma_fast.training.models import check_fits, encoder_files, initial_seed, load_encoder, recorded_encoder
 from asma_fast.training.parts import budget_of, labelled_parts, seen_in_training
@@ -76,9 +76,10 @@ def probe(config: ProbeConfig) -> ProbeResult:
     by default that of the run, on the store it was trained on.
     """
     began = time.perf_counter()
+    store = open_data(config)
     loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
     records = [record for _, _, record in loaded]
-    parts = labelled_parts(config, records, config.run)
+    parts = labelled_parts(config, store, records, config.run)
     config = parts.config
     train, test = parts.train, parts.test
     for path, _, record in loaded:
@@ -87,7 +88,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         loaded = []
     features = [_features(config, loaded, clips, train) for clips in (train, test)]
     result = probe_features(
-        config, (features[0], train.labels.numpy()), (features[1], test.labels.numpy()), parts.store.classes
+        config, (features[0], train.labels.numpy()), (features[1], test.labels.numpy()), store.classes
     )
     what = {"raw": "coordinates", "random": "untrained"}.get(
         config.features, "+".join(path.stem for path, *_ in loaded)
@@ -98,7 +99,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         "data": parts.data(),
         "preprocessing": parts.recipe.to_dict(),
         "encoders": {path.stem: budget_of(record) for path, _, record in loaded},
-        "test_clips_seen": seen_in_training(parts.store, records, test) if config.features == "encoder" else 0,
+        "test_clips_seen": seen_in_training(store, records, test) if config.features == "encoder" else 0,
         "width": result.record["width"],
         "chosen": result.chosen,
         "seconds": round(time.perf_counter() - began, 3),

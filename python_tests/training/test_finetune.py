@@ -15,7 +15,9 @@ from asma_fast.config import build
 from asma_fast.nn import STGCN, Classifier
 from asma_fast.training import CheckpointError, FinetuneConfig, TrainingError, finetune, pretrain
 from asma_fast.training.checkpoint import load_checkpoint
+from asma_fast.training.dataset import open_data
 from asma_fast.training.models import load_encoder, load_model
+from asma_fast.training.parts import labelled_parts
 from asma_fast.training.records import check_labels, read_logits, read_record
 from asma_fast.training.supervised import predict_logits
 
@@ -82,9 +84,8 @@ def test_the_logits_beside_a_record_are_those_of_the_checkpoint(whole, run):
     model, record = load_model(whole.checkpoints["hl"])
     assert isinstance(model, Classifier)
     assert record["classes"] == list(CLASSES)
-    from asma_fast.training.parts import labelled_parts
-
-    test = labelled_parts(whole.records["hl"] and config_of(run, run), [record]).test
+    config = config_of(run, run)
+    test = labelled_parts(config, open_data(config), [record]).test
     assert test.ids.tolist() == ids.tolist()
     np.testing.assert_allclose(predict_logits(model, test, 7), logits, rtol=1e-4, atol=1e-5)
 
