@@ -257,7 +257,7 @@ def _room(count: int, width: int, config: AlignConfig) -> Tensor:
         return torch.empty(count, width)
     path = config.out / f".tokens.{os.getpid()}.tmp"
     made = torch.from_file(str(path), shared=True, size=count * width).view(count, width)
-    path.unlink()
+    path.unlink(missing_ok=True)
     return made
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_finetune import LIGHT
+from test_processes import finish, start_all
 from toys import SKELETON, tiny, toy_clips, toy_store
 
 from asma_fast import Skeleton
@@ -231,3 +232,20 @@ def test_what_is_no_pair_of_encoders_is_refused(run, whole, tmp_path):
     with pytest.raises(ValueError, match="the store has no labels"):
         align(config_of(run, tmp_path / "out", data=unlabelled))
     assert not (tmp_path / "out" / "aligned.safetensors").exists()
+
+
+def test_two_processes_align_what_one_process_aligns(run, tmp_path):
+    # 36 and 18 clips: each process reads every second one.
+    given = {**SMALL, "lr": 1e-3, "data": run / "toy.safetensors", "run": run / "run"}
+    words = ["align", "--no-progress"]
+    words += [f"--{key.replace('_', '-')}={value}" for key, value in given.items() if key != "progress"]
+    for process in start_all(2, [*words, f"--out={tmp_path / 'two'}"]):
+        finish(process)
+    one = align(config_of(run, tmp_path / "one", lr=1e-3))
+    first, second = weights(one.checkpoints["aligned"]), weights(tmp_path / "two" / "aligned.safetensors")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        if name.startswith("model."):
+            torch.testing.assert_close(second[name], tensor, rtol=1e-4, atol=1e-4)
+    logits = [read_logits(tmp_path / folder / "record-aligned.json")[0] for folder in ("one", "two")]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
