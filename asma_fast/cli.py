@@ -156,6 +156,18 @@ def _semi(config: Any) -> int:
     return _told(semi(config))
 
 
+def _align(config: Any) -> int:
+    from asma_fast.training import align
+
+    return _told(align(config))
+
+
+def _transfer(config: Any) -> int:
+    from asma_fast.training import transfer
+
+    return _told(transfer(config))
+
+
 def _told(result: Any) -> int:
     """Prints what a verb measured and where its records are, in the first of its processes."""
     if result.rank == 0:
@@ -246,6 +258,16 @@ VERBS: dict[str, Verb] = {
         "fine-tune with few labels: shares of the training clips, or so many a class, over several draws",
         _semi,
         _configs("SemiConfig", "configs_supervised"),
+    ),
+    "align": Verb(
+        "join two pretrained encoders by a module that is trained with labels, frozen or together with it",
+        _align,
+        _configs("AlignConfig", "configs_supervised"),
+    ),
+    "transfer": Verb(
+        "fine-tune a run's encoders on another data set, also of another joint layout",
+        _transfer,
+        _configs("TransferConfig", "configs_supervised"),
     ),
     "inspect": Verb(
         "tell what a store holds, check it (--check), or draw a clip, its motion, and what each encoder's views lose",

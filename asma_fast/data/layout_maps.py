@@ -21,6 +21,17 @@ _KINECT_V2_AS_V1: _Names = {
     "spine": ("spine mid",),
     "shoulder centre": ("spine shoulder",),
 }
+# Kinect v1 has no joint above the shoulders but the head, and none beyond the hand.
+_KINECT_V1_AS_V2: _Names = {
+    "spine base": ("hip centre",),
+    "spine mid": ("spine",),
+    "spine shoulder": ("shoulder centre",),
+    "neck": ("shoulder centre", "head"),
+    "left hand tip": ("left hand",),
+    "left thumb": ("left hand",),
+    "right hand tip": ("right hand",),
+    "right thumb": ("right hand",),
+}
 _KINECT_V2_AS_15: _Names = {"neck": ("spine shoulder",), "torso": ("spine mid",)}
 _KINECT_V1_AS_15: _Names = {"neck": ("shoulder centre",), "torso": ("spine",)}
 _MEDIAPIPE_AS_15: _Names = {
@@ -44,6 +55,7 @@ _MAPS: dict[tuple[str, str], _Names] = {
         if old != new
     },
     **{(old, new): _KINECT_V2_AS_V1 for old in _KINECT_V2 for new in _KINECT_V1},
+    **{(old, new): _KINECT_V1_AS_V2 for old in _KINECT_V1 for new in _KINECT_V2},
     **{(old, new): _KINECT_V2_AS_15 for old in _KINECT_V2 for new in _FIFTEEN},
     **{(old, new): _KINECT_V1_AS_15 for old in _KINECT_V1 for new in _FIFTEEN},
     **{("mediapipe", new): _MEDIAPIPE_AS_15 for new in _FIFTEEN},
@@ -99,7 +111,7 @@ def layout_map(source: Skeleton, target: Skeleton) -> LayoutMap:
     """
     names = _MAPS.get((source.name, target.name))
     if names is None or source != _own(source) or target != _own(target):
-        known = ", ".join(sorted(new for old, new in _MAPS if old == source.name)) or "none"
+        known = ", ".join(layouts_from(source.name)) or "none"
         differ = source.dimensions != target.dimensions
         why = f" ({source.dimensions} dimensions do not become {target.dimensions})" if differ else ""
         raise ValueError(f"no map leads from layout {source.name} to {target.name}{why}; from {source.name}: {known}")
@@ -107,6 +119,17 @@ def layout_map(source: Skeleton, target: Skeleton) -> LayoutMap:
     unit = 1.0 if source.units == target.units else _METRES[source.units] / _METRES[target.units]
     turn = -1.0 if source.up != target.up else 1.0
     return LayoutMap(joints, (unit, *[unit * turn] * (source.dimensions - 1)))
+
+
+def layouts_from(name: str) -> tuple[str, ...]:
+    """Names of the layouts to which a map leads from the one of that name.
+
+    Examples
+    --------
+    >>> layouts_from("openpose")
+    ('coco',)
+    """
+    return tuple(sorted(new for old, new in _MAPS if old == name))
 
 
 def _own(skeleton: Skeleton) -> Skeleton | None:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "AlignConfig": "configs_supervised",
     "CheckpointError": "checkpoint",
     "DemoConfig": "configs",
     "FinetuneConfig": "configs_supervised",
@@ -24,7 +25,9 @@ _HOMES = {
     "SemiConfig": "configs_supervised",
     "SemiResult": "semi",
     "TrainingError": "launch",
+    "TransferConfig": "configs_supervised",
     "DryRun": "dry_run",
+    "align": "align",
     "demo": "demo",
     "dry_run": "dry_run",
     "finetune": "finetune",
@@ -32,9 +35,11 @@ _HOMES = {
     "pretrain": "pretrain",
     "probe": "probe",
     "semi": "semi",
+    "transfer": "transfer",
 }
 
 __all__ = [
+    "AlignConfig",
     "CheckpointError",
     "DemoConfig",
     "DemoResult",
@@ -49,6 +54,8 @@ __all__ = [
     "SemiConfig",
     "SemiResult",
     "TrainingError",
+    "TransferConfig",
+    "align",
     "demo",
     "dry_run",
     "finetune",
@@ -56,12 +63,14 @@ __all__ = [
     "pretrain",
     "probe",
     "semi",
+    "transfer",
 ]
 
 if TYPE_CHECKING:
+    from asma_fast.training.align import align
     from asma_fast.training.checkpoint import CheckpointError
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
-    from asma_fast.training.configs_supervised import FinetuneConfig, SemiConfig
+    from asma_fast.training.configs_supervised import AlignConfig, FinetuneConfig, SemiConfig, TransferConfig
     from asma_fast.training.demo import DemoResult, demo
     from asma_fast.training.dry_run import DryRun, dry_run
     from asma_fast.training.finetune import FinetuneResult, finetune
@@ -70,6 +79,7 @@ if TYPE_CHECKING:
     from asma_fast.training.pretrain import PretrainResult, pretrain
     from asma_fast.training.probe import ProbeResult, probe
     from asma_fast.training.semi import SemiResult, semi
+    from asma_fast.training.transfer import transfer
 
 
 class _Training(ModuleType):

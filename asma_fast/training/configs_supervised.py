@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from asma_fast.config import option
 from asma_fast.training.configs import AugmentConfig, DataConfig, TrainingConfig, _within
@@ -36,7 +36,7 @@ class FinetuneConfig(SupervisedConfig):
     """Fine-tuning."""
 
     out: Path = option(Path("asma-finetune"), "folder for checkpoints, metrics and records; a run there is resumed")
-    run: Path = option(Path("asma-run"), "folder of the pretraining run")
+    run: Path = option(Path("asma-run"), "folder of the pretraining run, or of an alignment")
     encoders: tuple[str, ...] = option((), "encoders of the run, each fine-tuned alone; by default all")
     align: Path | None = option(None, "checkpoint of `asma-fast align`: fine-tune both encoders under their alignment")
     from_: Literal["run", "scratch"] = option(
@@ -50,20 +50,73 @@ class FinetuneConfig(SupervisedConfig):
 
 
 @dataclass(frozen=True)
-class SemiConfig(FinetuneConfig):
+class FewLabels(FinetuneConfig):
     """Few labels."""
 
-    out: Path = option(Path("asma-semi"), "folder for checkpoints, metrics and records; a run there is resumed")
-    fractions: tuple[float, ...] = option((0.01, 0.1), "shares of each class's training clips, at least one clip each")
+    fractions: tuple[float, ...] = option((), "shares of each class's training clips, at least one clip each")
     shots: tuple[int, ...] = option((), "also so many training clips of each class")
     draws: int = option(5, "draws of the labelled clips; any method sees the same for the same seed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _within(self, 1, float("inf"), "draws")
-        if not self.fractions and not self.shots:
-            raise ValueError("name fractions or shots, one or more")
         if any(not 0 < fraction <= 1 for fraction in self.fractions):
             raise ValueError(f"fractions must be above 0 and at most 1, got {', '.join(map(str, self.fractions))}")
         if any(shots < 1 for shots in self.shots):
             raise ValueError(f"shots must be at least 1, got {', '.join(map(str, self.shots))}")
+
+
+@dataclass(frozen=True)
+class SemiConfig(FewLabels):
+    """Semi-supervised."""
+
+    out: Path = option(Path("asma-semi"), "folder for checkpoints, metrics and records; a run there is resumed")
+    fractions: tuple[float, ...] = option((0.01, 0.1), "shares of each class's training clips, at least one clip each")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.fractions and not self.shots:
+            raise ValueError("name fractions or shots, one or more")
+
+
+@dataclass(frozen=True)
+class TransferConfig(FewLabels):
+    """Transfer; without fractions and shots, all labels are used."""
+
+    out: Path = option(Path("asma-transfer"), "folder for checkpoints, metrics and records; a run there is resumed")
+
+
+@dataclass(frozen=True)
+class AlignConfig(SupervisedConfig):
+    """Alignment."""
+
+    out: Path = option(Path("asma-align"), "folder for checkpoint, metrics and record; a run there is resumed")
+    run: Path = option(Path("asma-run"), "folder of the pretraining run")
+    encoders: tuple[str, ...] = option(
+        ("hl", "lh"), "two encoders of the run; or checkpoints, of other runs too, such as a/hl.safetensors"
+    )
+    mode: Literal["attention", "first-to-second", "second-to-first", "concat", "mean"] = option(
+        "attention", "how they are joined: attention both ways or one, concatenated, or the mean of both, projected"
+    )
+    tokens: Literal["joint", "frame"] = option("joint", "what attends to what: joints, or frames")
+    width: int = option(256, "of the attention over all heads, or of the mean")
+    heads: int = option(4, "heads of the attention; they divide the width")
+    attention_dropout: float = option(0.0, "dropout of what attention adds to a token")
+    freeze: Literal["none", "encoder"] = option("encoder", "train alignment and head alone, or all parameters (none)")
+    augment: Literal["train", "none"] = option(
+        "none", "train on augmented views, or on the clips as they are: frozen encoders then read each only once"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.encoders) != 2:
+            raise ValueError(
+                f"encoders must be two to be aligned, got {','.join(self.encoders) or 'none'}; one alone is fine-tuned"
+            )
+        _within(self, 1, float("inf"), "width", "heads")
+        _within(self, 0, 0.999, "attention_dropout")
+
+    @property
+    def alignment(self) -> dict[str, Any]:
+        """Options of the module."""
+        return {"width": self.width, "heads": self.heads, "mode": self.mode, "dropout": self.attention_dropout}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 from asma_fast.nn import STGCN
 from asma_fast.philox import derive_seed
 from asma_fast.training.checkpoint import CheckpointError
-from asma_fast.training.configs_supervised import FinetuneConfig
+from asma_fast.training.configs_supervised import FinetuneConfig, SupervisedConfig
 from asma_fast.training.dataset import Clips, open_data
 from asma_fast.training.launch import launched, sole
 from asma_fast.training.loop import HEAD, TrainingRun
@@ -26,6 +26,7 @@ from asma_fast.training.models import (
     initial_seed,
     load_model,
     recorded_network,
+    with_dropout,
 )
 from asma_fast.training.parts import Parts, budget_of, labelled_parts, seen_in_training
 from asma_fast.training.records import Floats, Scores, scores_of, warnings_of, write_record
@@ -87,7 +88,7 @@ class Source:
         """The classifier that is trained, as its record will tell it."""
         network = recorded_network(self.path, self.record)
         encoder = network["encoder"] if network["kind"] == "classifier" else network
-        return classifier_network(_with_dropout(encoder, dropout), classes)
+        return classifier_network(with_dropout(encoder, dropout), classes)
 
     def model(self, config: FinetuneConfig, classes: int) -> nn.Module:
         """A classifier over the encoder, trained or untrained; its head is new."""
@@ -99,15 +100,8 @@ class Source:
         return classifier_over(encoder, classes, derive_seed(config.seed, HEAD))
 
 
-def _with_dropout(network: Mapping[str, Any], dropout: float | None) -> Network:
-    """A network, the dropout of its encoders replaced where one is named."""
-    if dropout is None:
-        return dict(network)
-    if "dropout" in network:
-        return {**network, "dropout": dropout}
-    return {
-        key: _with_dropout(value, dropout) if key in ("first", "second") else value for key, value in network.items()
-    }
+# What a record says of the origin of a network that is trained with labels.
+Facts = Callable[[FinetuneConfig, Source, Parts[Any]], dict[str, Any]]
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
@@ -129,52 +123,76 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     with launched(config) as fabric:
         config, sources, parts = prepared(config)
         with sole(config.out, fabric):
-            result = FinetuneResult({}, {}, {}, {}, fabric.global_rank)
-            for source in sources:
-                _one(config, source, parts, fabric, result)
-            return result
+            protocol = "fine-tune" if config.freeze == "none" else "head alone"
+            return all_labels(config, sources, parts, fabric, "finetune", protocol, facts)
 
 
-def _one(config: FinetuneConfig, source: Source, parts: Parts[Any], fabric: Any, result: FinetuneResult) -> None:
-    name = named(source, config)
-    run, logits = trained(config, source, parts.train, parts.test, fabric, config.out / f"{name}.safetensors")
+def all_labels(
+    config: FinetuneConfig,
+    sources: list[Source],
+    parts: Parts[Any],
+    fabric: Any,
+    kind: str,
+    protocol: str,
+    facts: Facts,
+) -> FinetuneResult:
+    """Each network, trained on all labelled clips; ``kind`` and ``protocol`` are those of the records."""
+    result = FinetuneResult({}, {}, {}, {}, fabric.global_rank)
+    for source in sources:
+        name = named(source, config)
+        run, logits = trained(config, source, parts.train, parts.test, fabric, config.out / f"{name}.safetensors")
+        about = {**facts(config, source, parts), "protocol": protocol}
+        add_result(result, config, run, logits, parts, kind, about)
+    return result
+
+
+def add_result(
+    result: FinetuneResult,
+    config: SupervisedConfig,
+    run: TrainingRun,
+    logits: Floats,
+    parts: Parts[Any],
+    kind: str,
+    about: dict[str, Any],
+) -> None:
+    """Adds what a run came to: scores and a record, or, where it was stopped before its end, how far it is."""
+    name = run.name
     result.checkpoints[name] = run.path
     if run.epoch < run.epochs:
         result.stopped[name] = run.epoch
         return
     result.scores[name] = scores_of(logits, parts.test.labels, parts.store.classes)
     result.files[name] = config.out / f"record-{name}.json"
-    if fabric.is_global_zero:
-        about = {
-            **facts(config, source, parts),
-            "protocol": "fine-tune" if config.freeze == "none" else "head alone",
-            "budget": budget(run),
-            "seconds": training_seconds(run),
-        }
+    if run.fabric.is_global_zero:
         result.records[name] = write_record(
             result.files[name],
-            "finetune",
+            kind,
             result.scores[name],
             config,
             (parts.train, parts.test),
-            about,
+            {**about, "budget": budget(run), "seconds": training_seconds(run)},
             logits=logits,
         )
 
 
-def prepared(config: FinetuneConfig) -> tuple[FinetuneConfig, list[Source], Parts[FinetuneConfig]]:
-    """What is trained, and on which clips; and the config that names the split and the recipe."""
+def prepared(
+    config: FinetuneConfig, *, foreign: bool = False
+) -> tuple[FinetuneConfig, list[Source], Parts[FinetuneConfig]]:
+    """What is trained, and on which clips (``foreign`` ones: of another data set); and the config that names the split
+    and the recipe.
+    """
     store = open_data(config)
     paths = [config.align] if config.align is not None else encoder_files(config.run, config.encoders)
     sources = [Source(path, load_model(path)[1]) for path in paths]
+    expected = ("align",) if config.align is not None else ("pretrain", "align")
     for source in sources:
-        expected = "align" if config.align is not None else "pretrain"
-        if source.record.get("kind") != expected:
-            raise CheckpointError(f"{source.path}: is no checkpoint of `asma-fast {expected}`")
+        if source.record.get("kind") not in expected:
+            told = " or ".join(f"`asma-fast {verb}`" for verb in expected)
+            raise CheckpointError(f"{source.path}: is no checkpoint of {told}")
     records = [source.record for source in sources]
-    parts = labelled_parts(config, store, records, config.run)
+    parts = labelled_parts(config, store, records, config.run, foreign=foreign)
     for source in sources:
-        check_fits(source.path, source.record, parts.train)
+        check_fits(source.path, source.record, parts.train, bodies=not foreign)
     return parts.config, sources, parts
 
 
@@ -212,7 +230,9 @@ def source_of(source: Source, config: FinetuneConfig) -> dict[str, Any]:
 
 def facts(config: FinetuneConfig, source: Source, parts: Parts[Any]) -> dict[str, Any]:
     """What the record of any fine-tuned network says of its origin."""
-    seen = seen_in_training(parts.store, [source.record], parts.test) if config.from_ == "run" else 0
+    # Of an alignment, its encoders' clips too.
+    records = [source.record, *source.record.get("encoders", {}).values()]
+    seen = seen_in_training(parts.store, records, parts.test) if config.from_ == "run" else 0
     return {
         "name": config.name or f"{'fine-tuned' if config.from_ == 'run' else 'from scratch'} {source.name}",
         "data": parts.data(),

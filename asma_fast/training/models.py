@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from asma_fast.config import build
-from asma_fast.nn import STGCN, Classifier
+from asma_fast.nn import STGCN, AlignedEncoders, Classifier, FeatureAlignment
 from asma_fast.philox import derive_seed
 from asma_fast.skeleton import Skeleton
 from asma_fast.training.checkpoint import CheckpointError, load_checkpoint, restore
@@ -54,6 +54,22 @@ def classifier_network(encoder: Network, classes: int) -> Network:
     return {"kind": "classifier", "encoder": encoder, "classes": classes}
 
 
+def aligned_network(first: Network, second: Network, alignment: Mapping[str, Any], tokens: str) -> Network:
+    """What a record says of two encoders and their alignment, whose options are those of ``nn.FeatureAlignment``."""
+    return {"kind": "aligned", "first": first, "second": second, "alignment": dict(alignment), "tokens": tokens}
+
+
+def with_dropout(network: Mapping[str, Any], dropout: float | None) -> Network:
+    """A network, the dropout of its encoders replaced where one is named."""
+    if dropout is None:
+        return dict(network)
+    if "dropout" in network:
+        return {**network, "dropout": dropout}
+    return {
+        key: with_dropout(value, dropout) if key in ("first", "second") else value for key, value in network.items()
+    }
+
+
 def build_network(network: Mapping[str, Any], seed: int, *, recompute: bool = False) -> nn.Module:
     """An untrained network of what a record says under ``"network"``; weights depend on ``seed`` only.
 
@@ -86,8 +102,20 @@ def _classifier(network: Mapping[str, Any], seed: int, recompute: bool) -> Class
     return classifier_over(encoder, network["classes"], derive_seed(seed, 1))
 
 
+def _aligned(network: Mapping[str, Any], seed: int, recompute: bool) -> AlignedEncoders:
+    first, second = (
+        _encoder(network["first"], seed, recompute),
+        _encoder(network["second"], derive_seed(seed, 2), recompute),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, 3))
+        alignment = FeatureAlignment((first.out_channels, second.out_channels), **network["alignment"])
+    return AlignedEncoders(first, second, alignment, tokens=network["tokens"])
+
+
 BUILDERS: dict[str, Callable[[Mapping[str, Any], int, bool], nn.Module]] = {
     "encoder": _encoder,
+    "aligned": _aligned,
     "classifier": _classifier,
 }
 
@@ -181,8 +209,8 @@ def described(clips: Clips) -> dict[str, Any]:
     }
 
 
-def check_fits(path: Path, record: dict[str, Any], clips: Clips) -> None:
-    """A network's clips were like these.
+def check_fits(path: Path, record: dict[str, Any], clips: Clips, *, bodies: bool = True) -> None:
+    """A network's clips were like these; with ``bodies=False``, but for the number of bodies.
 
     Raises
     ------
@@ -202,5 +230,5 @@ def check_fits(path: Path, record: dict[str, Any], clips: Clips) -> None:
     stream = record.get("stream", "joint")
     if stream != clips.stream:
         raise CheckpointError(f"{path}: was trained on the {stream} stream, these clips are of the {clips.stream} one")
-    if record["bodies"] != clips.x.shape[4]:
+    if bodies and record["bodies"] != clips.x.shape[4]:
         raise CheckpointError(f"{path}: was trained on {record['bodies']} bodies a clip, these have {clips.x.shape[4]}")

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from asma_fast.data import Preprocessing, Store
+from asma_fast.data.layout_maps import layouts_from
 from asma_fast.training.configs import DataConfig
 from asma_fast.training.dataset import Clips, load_clips, preprocessing_of, split_of, trained_rows
 from asma_fast.training.records import check_labels
@@ -52,7 +53,9 @@ class Parts(Generic[Config]):
         }
 
 
-def labelled_parts(config: Config, store: Store, records: Records, run: object = "the run") -> Parts[Config]:
+def labelled_parts(
+    config: Config, store: Store, records: Records, run: object = "the run", *, foreign: bool = False
+) -> Parts[Config]:
     """Both parts of a split.
 
     Parameters
@@ -65,18 +68,24 @@ def labelled_parts(config: Config, store: Store, records: Records, run: object =
         the store they were trained on.
     run
         Where they are, for messages.
+    foreign
+        The store may be of another data set: its clips are mapped into the networks' joint layout where it has
+        another, and keep their own number of bodies, or ``config.bodies``.
 
     Raises
     ------
     ValueError
-        If there are no labels, one class only, a part without clips, or the options do not fit store and records.
+        If there are no labels, one class only, a part without clips, the options do not fit store and records, or no
+        map leads to the networks' layout.
     """
     if (store.labels < 0).all():
         raise ValueError(f"{config.data}: the store has no labels; pretraining works without them, this does not")
     split = _split(config, store, records)
     if records:
+        layout = _layout_for(config, store, records[0], run) if foreign else config.layout
         config = _as_recorded(config, records[0], run)
-    recipe, bodies = _recipe(config, store, records, run)
+        config = replace(config, layout=layout) if foreign else config
+    recipe, bodies = _recipe(config, store, records, run, foreign)
     config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
     made: dict[str, Any] = {"layout": config.layout, "stream": config.stream, "memory": config.memory}
     train, test = (_labelled(load_clips(store, rows, recipe, bodies, **made), split) for rows in store.split(split))
@@ -114,12 +123,32 @@ def _as_recorded(config: Config, record: Mapping[str, Any], run: object) -> Conf
     return replace(config, preprocessing=ran["preprocessing"], stream=stream, layout=layout)
 
 
-def _recipe(config: DataConfig, store: Store, records: Records, run: object) -> tuple[Preprocessing, int]:
+def _layout_for(config: DataConfig, store: Store, record: Mapping[str, Any], run: object) -> str | None:
+    """The networks' layout, where the store has another one that can be mapped to it."""
+    own, wanted = store.skeleton, str(record["skeleton"]["name"])
+    if config.layout not in (None, wanted):
+        raise ValueError(f"layout must be {wanted}, as for the encoders in {run}; got {config.layout}")
+    if own.name == wanted:
+        return None
+    ways = layouts_from(own.name)
+    if wanted not in ways:
+        both = sorted({own.name, *ways} & {wanted, *layouts_from(wanted)})
+        raise ValueError(
+            f"{store.path}: no map leads from its layout {own.name} to {wanted}, that of the encoders in {run}; from "
+            f"{own.name} maps lead to {', '.join(ways) or 'none'}"
+            + (f"; encoders pretrained with --layout {' or '.join(both)} would do" if both else "")
+        )
+    return wanted
+
+
+def _recipe(
+    config: DataConfig, store: Store, records: Records, run: object, foreign: bool = False
+) -> tuple[Preprocessing, int]:
     """How clips are prepared, and how many bodies are kept: as the encoders' were, where there are any."""
     if not records:
         return preprocessing_of(config, store), config.bodies
     recipe = store.preprocessing or Preprocessing.from_dict(records[0]["preprocessing"])
-    bodies = min(records[0]["bodies"], store.bodies)
+    bodies = min(config.bodies or store.bodies if foreign else records[0]["bodies"], store.bodies)
     for option, asked, used in (("frames", config.frames, recipe.frames), ("bodies", config.bodies, bodies)):
         if asked not in (0, used):
             raise ValueError(f"{option} must be {used}, as for the encoders in {run}, or 0; got {asked}")

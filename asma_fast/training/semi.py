@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from asma_fast.philox import Purpose, derive_seed, uniform
-from asma_fast.training.configs_supervised import SemiConfig
+from asma_fast.training.configs_supervised import FewLabels, FinetuneConfig, SemiConfig
 from asma_fast.training.dataset import Clips
-from asma_fast.training.finetune import Source, budget, facts, named, prepared, trained
+from asma_fast.training.finetune import Facts, Source, budget, facts, named, prepared, trained
 from asma_fast.training.launch import launched, sole
 from asma_fast.training.loop import DRAWS, TrainingRun
 from asma_fast.training.parts import Parts
@@ -61,7 +61,7 @@ class Setting:
     count: Callable[[int], int]
 
 
-def settings_of(config: SemiConfig) -> list[Setting]:
+def settings_of(config: FewLabels) -> list[Setting]:
     """Those a config asks for: max(1, round(p·n)) of a class's n clips, or so many."""
     shares = [
         Setting(f"{100 * p:g}pct", f"{100 * p:g} %", lambda n, p=p: max(1, round(p * n)))  # type: ignore[misc]
@@ -112,34 +112,39 @@ def semi(config: SemiConfig) -> SemiResult:
         As fine-tuning does.
     """
     with launched(config) as fabric:
-        config, sources, parts = _prepared(config)
-        # Before anything is trained: every draw can be drawn.
-        drawn = {
-            setting.name: [draw(parts.train, setting.count, config.seed, number) for number in range(config.draws)]
-            for setting in settings_of(config)
-        }
-        with sole(config.out, fabric):
-            result = SemiResult({}, {}, fabric.global_rank)
-            for source in sources:
-                for setting in settings_of(config):
-                    _setting(config, source, parts, setting, drawn[setting.name], fabric, result)
-            return result
+        ready, sources, parts = prepared(config)
+        return few_labels(ready, sources, parts, fabric, "semi", facts)
 
 
-def _prepared(config: SemiConfig) -> tuple[SemiConfig, list[Source], Parts[Any]]:
-    ready, sources, parts = prepared(config)
-    assert isinstance(ready, SemiConfig)
-    return ready, sources, parts
+def few_labels(
+    config: FinetuneConfig, sources: list[Source], parts: Parts[Any], fabric: Any, kind: str, facts: Facts
+) -> SemiResult:
+    """Each network in each setting, once a draw; ``kind`` is that of the records."""
+    assert isinstance(config, FewLabels)
+    # Before anything is trained: every draw can be drawn.
+    drawn = {
+        setting.name: [draw(parts.train, setting.count, config.seed, number) for number in range(config.draws)]
+        for setting in settings_of(config)
+    }
+    with sole(config.out, fabric):
+        result = SemiResult({}, {}, fabric.global_rank)
+        for source in sources:
+            about = facts(config, source, parts)
+            for setting in settings_of(config):
+                _setting(config, source, parts, setting, drawn[setting.name], fabric, result, kind, about)
+        return result
 
 
 def _setting(
-    config: SemiConfig,
+    config: FewLabels,
     source: Source,
     parts: Parts[Any],
     setting: Setting,
     drawn: list[NDArray[np.int64]],
     fabric: Any,
     result: SemiResult,
+    kind: str,
+    origin: dict[str, Any],
 ) -> None:
     name = f"{named(source, config)}-{setting.name}"
     runs: list[TrainingRun] = []
@@ -156,11 +161,10 @@ def _setting(
     scores = [scores_of(one, parts.test.labels, parts.store.classes) for one in logits]
     if not fabric.is_global_zero:
         return
-    origin = facts(config, source, parts)
     about = {
         **origin,
         "name": config.name or f"{origin['name']}, {setting.label}",
-        "protocol": f"semi, {setting.label}",
+        "protocol": f"{kind}, {setting.label}",
         "budget": budget(runs[0]),
         "seconds": round(sum(training_seconds(run) for run in runs), 3),
         "spread": float(np.std([one.accuracy for one in scores], ddof=1)) if len(scores) > 1 else 0.0,
@@ -170,7 +174,7 @@ def _setting(
     together = scores_of(np.concatenate(logits), np.tile(parts.test.labels.numpy(), len(drawn)), parts.store.classes)
     labelled = parts.train.take(torch.from_numpy(drawn[0]))
     result.records[name] = write_record(
-        result.files[name], "semi", together, config, (labelled, parts.test), about, logits=np.stack(logits)
+        result.files[name], kind, together, config, (labelled, parts.test), about, logits=np.stack(logits)
     )
 
 

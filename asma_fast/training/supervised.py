@@ -70,6 +70,7 @@ def fit(
     record: Mapping[str, Any],
     loss: Loss | None = None,
     frozen: Sequence[nn.Module] = (),
+    saved: nn.Module | None = None,
     free: Sequence[str] = (),
     title: str = "",
 ) -> TrainingRun:
@@ -89,6 +90,8 @@ def fit(
         Of a batch; cross-entropy with ``config.label_smoothing`` by default.
     frozen
         Parts that are not trained.
+    saved
+        What goes into the checkpoint: a network that ``model`` is a part of; by default ``model``.
     free
         Options that may change between a run and its continuation.
 
@@ -116,7 +119,7 @@ def fit(
         step=step,
         kind=kind,
         record=record,
-        saved=model,
+        saved=saved or model,
         free=("name", *free),
     )
     train_all([run], config, fabric, title or f"{kind} {path.stem}")
