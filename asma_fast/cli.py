@@ -156,6 +156,12 @@ def _semi(config: Any) -> int:
     return _told(semi(config))
 
 
+def _distill(config: Any) -> int:
+    from asma_fast.training import distill
+
+    return _told(distill(config))
+
+
 def _told(result: Any) -> int:
     """Prints what a verb measured and where its records are, in the first of its processes."""
     if result.rank == 0:
@@ -246,6 +252,11 @@ VERBS: dict[str, Verb] = {
         "fine-tune with few labels: shares of the training clips, or so many a class, over several draws",
         _semi,
         _configs("SemiConfig", "configs_supervised"),
+    ),
+    "distill": Verb(
+        "teach a light student what a trained network says of clips, with labels or without",
+        _distill,
+        _configs("DistillConfig", "configs_distill"),
     ),
     "inspect": Verb(
         "tell what a store holds, check it (--check), or draw a clip, its motion, and what each encoder's views lose",

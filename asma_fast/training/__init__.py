@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "CheckpointError": "checkpoint",
     "DemoConfig": "configs",
+    "DistillConfig": "configs_distill",
+    "DistillResult": "distill",
     "FinetuneConfig": "configs_supervised",
     "FinetuneResult": "finetune",
     "InspectConfig": "configs",
@@ -26,6 +28,7 @@ _HOMES = {
     "TrainingError": "launch",
     "DryRun": "dry_run",
     "demo": "demo",
+    "distill": "distill",
     "dry_run": "dry_run",
     "finetune": "finetune",
     "inspect": "inspect",
@@ -38,6 +41,8 @@ __all__ = [
     "CheckpointError",
     "DemoConfig",
     "DemoResult",
+    "DistillConfig",
+    "DistillResult",
     "DryRun",
     "FinetuneConfig",
     "FinetuneResult",
@@ -50,6 +55,7 @@ __all__ = [
     "SemiResult",
     "TrainingError",
     "demo",
+    "distill",
     "dry_run",
     "finetune",
     "inspect",
@@ -61,8 +67,10 @@ __all__ = [
 if TYPE_CHECKING:
     from asma_fast.training.checkpoint import CheckpointError
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
+    from asma_fast.training.configs_distill import DistillConfig
     from asma_fast.training.configs_supervised import FinetuneConfig, SemiConfig
     from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.distill import DistillResult, distill
     from asma_fast.training.dry_run import DryRun, dry_run
     from asma_fast.training.finetune import FinetuneResult, finetune
     from asma_fast.training.inspect import inspect

@@ -39,6 +39,8 @@ def build_encoder(
             in_channels=coordinates,
             dropout=config.dropout,
             bodies=config.pool,
+            taps=config.taps,
+            separable=config.separable,
             recompute=recompute,
         )
 
@@ -76,7 +78,8 @@ def classifier_over(encoder: nn.Module, classes: int, seed: int) -> Classifier:
 
 
 def _encoder(network: Mapping[str, Any], seed: int, recompute: bool) -> STGCN:
-    shape = {name: network[name] for name in EncoderConfig.__dataclass_fields__}
+    # What a record of an earlier release does not tell was then as it is by default.
+    shape = {name: network[name] for name in EncoderConfig.__dataclass_fields__ if name in network}
     config = build(EncoderConfig, ("network", shape))
     return build_encoder(config, Skeleton(**network["skeleton"]), network["coordinates"], seed, recompute=recompute)
 
@@ -85,6 +88,9 @@ def _classifier(network: Mapping[str, Any], seed: int, recompute: bool) -> Class
     encoder = build_network(network["encoder"], seed, recompute=recompute)
     return classifier_over(encoder, network["classes"], derive_seed(seed, 1))
 
+
+# Where a checkpoint has its network, if what only the training needed is beside it: a projector, a map of features.
+PLACES = {"pretrain": "model.encoder.", "distill": "model.network."}
 
 BUILDERS: dict[str, Callable[[Mapping[str, Any], int, bool], nn.Module]] = {
     "encoder": _encoder,
@@ -130,7 +136,7 @@ def load_model(path: Path, *, recompute: bool = False) -> tuple[nn.Module, dict[
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its record tells of no network that can be built: {error}") from error
-    restore(path, model, tensors, "model.encoder." if record.get("kind") == "pretrain" else "model.")
+    restore(path, model, tensors, PLACES.get(str(record.get("kind")), "model."))
     return model.eval(), record
 
 
