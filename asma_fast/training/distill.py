@@ -185,7 +185,7 @@ def _taught(
     teachers, train = asked.teachers, lesson.parts.train
     student = _new_student(config, train, teachers)
     own, theirs = inference_parameters(student.network), teachers.parameters
-    if own > theirs:
+    if own > theirs and fabric.is_global_zero:
         warnings.warn(f"the student has {own:,} parameters, more than its teacher's {theirs:,}", stacklevel=4)
     path = config.out / f"{NAME}.safetensors"
     _check_teacher(path, teachers)
@@ -223,9 +223,8 @@ def _taught(
         },
         free=("name", "teacher"),
     )
-    if run.epoch < run.stop:
-        for number in range(len(student.views)):
-            word.ask(number, student.views[number], fabric.device)
+    for number in sorted({epoch % len(student.views) for epoch in range(run.epoch, run.stop)}):
+        word.ask(number, student.views[number], fabric.device)
     train_all([run], config, fabric, f"distill {config.out}")
     student.eval()
     return run, student
@@ -279,6 +278,8 @@ def _unknown(classes: tuple[str, ...]) -> Scores:
 
 def _facts(config: DistillConfig, lesson: Lesson, teachers: Teachers) -> dict[str, Any]:
     parts, records = lesson.parts, [member.record for member in teachers.members]
+    # Of an alignment, its encoders' clips too.
+    records += [told for record in records for told in record.get("encoders", {}).values()]
     how = ", label-free" if config.label_free else ""
     facts: dict[str, Any] = {
         "name": config.name or f"student ({config.stream}) of {teachers.name}",
