@@ -19,6 +19,8 @@ from asma_fast.training.configs import EncoderConfig
 from asma_fast.training.dataset import Clips
 
 Network = dict[str, Any]
+# Where a checkpoint has its network, if what only the training needed is beside it: a projector, a map of features.
+PLACES = {"pretrain": "model.encoder.", "distill": "model.network."}
 
 
 def initial_seed(seed: int) -> int:
@@ -88,9 +90,6 @@ def _classifier(network: Mapping[str, Any], seed: int, recompute: bool) -> Class
     encoder = build_network(network["encoder"], seed, recompute=recompute)
     return classifier_over(encoder, network["classes"], derive_seed(seed, 1))
 
-
-# Where a checkpoint has its network, if what only the training needed is beside it: a projector, a map of features.
-PLACES = {"pretrain": "model.encoder.", "distill": "model.network."}
 
 BUILDERS: dict[str, Callable[[Mapping[str, Any], int, bool], nn.Module]] = {
     "encoder": _encoder,
