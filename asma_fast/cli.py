@@ -168,6 +168,12 @@ def _transfer(config: Any) -> int:
     return _told(transfer(config))
 
 
+def _distill(config: Any) -> int:
+    from asma_fast.training import distill
+
+    return _told(distill(config))
+
+
 def _told(result: Any) -> int:
     """Prints what a verb measured and where its records are, in the first of its processes."""
     if result.rank == 0:
@@ -268,6 +274,11 @@ VERBS: dict[str, Verb] = {
         "fine-tune a run's encoders on another data set, also of another joint layout",
         _transfer,
         _configs("TransferConfig", "configs_supervised"),
+    ),
+    "distill": Verb(
+        "teach a light student what a trained network says of clips, with labels or without",
+        _distill,
+        _configs("DistillConfig", "configs_distill"),
     ),
     "inspect": Verb(
         "tell what a store holds, check it (--check), or draw a clip, its motion, and what each encoder's views lose",

@@ -7,6 +7,7 @@ from asma_fast.nn.aligned_encoders import AlignedEncoders
 from asma_fast.nn.barlow_twins import barlow_twins_loss
 from asma_fast.nn.block import STGCNBlock
 from asma_fast.nn.classifier import Classifier
+from asma_fast.nn.distillation import distillation_loss
 from asma_fast.nn.feature_alignment import FeatureAlignment
 from asma_fast.nn.graph_conv import GraphConv
 from asma_fast.nn.inference_parameters import inference_parameters
@@ -28,6 +29,7 @@ __all__ = [
     "STGCNBlock",
     "TemporalConv",
     "barlow_twins_loss",
+    "distillation_loss",
     "inference_parameters",
     "synchronise",
 ]

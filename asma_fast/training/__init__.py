@@ -14,6 +14,8 @@ _HOMES = {
     "AlignConfig": "configs_supervised",
     "CheckpointError": "checkpoint",
     "DemoConfig": "configs",
+    "DistillConfig": "configs_distill",
+    "DistillResult": "distill",
     "FinetuneConfig": "configs_supervised",
     "FinetuneResult": "finetune",
     "InspectConfig": "configs",
@@ -29,6 +31,7 @@ _HOMES = {
     "DryRun": "dry_run",
     "align": "align",
     "demo": "demo",
+    "distill": "distill",
     "dry_run": "dry_run",
     "finetune": "finetune",
     "inspect": "inspect",
@@ -43,6 +46,8 @@ __all__ = [
     "CheckpointError",
     "DemoConfig",
     "DemoResult",
+    "DistillConfig",
+    "DistillResult",
     "DryRun",
     "FinetuneConfig",
     "FinetuneResult",
@@ -57,6 +62,7 @@ __all__ = [
     "TransferConfig",
     "align",
     "demo",
+    "distill",
     "dry_run",
     "finetune",
     "inspect",
@@ -70,8 +76,10 @@ if TYPE_CHECKING:
     from asma_fast.training.align import align
     from asma_fast.training.checkpoint import CheckpointError
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
+    from asma_fast.training.configs_distill import DistillConfig
     from asma_fast.training.configs_supervised import AlignConfig, FinetuneConfig, SemiConfig, TransferConfig
     from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.distill import DistillResult, distill
     from asma_fast.training.dry_run import DryRun, dry_run
     from asma_fast.training.finetune import FinetuneResult, finetune
     from asma_fast.training.inspect import inspect

@@ -147,9 +147,12 @@ class EncoderConfig:
     strides: tuple[int, ...] = option((1, 1, 1, 1, 2, 1, 1, 2, 1, 1), "stride in time of each block")
     dropout: float = option(0.5, "dropout of each block but the first")
     pool: Literal["mean", "present"] = option("mean", "mean over all bodies, or over those present")
+    taps: int = option(9, "frames that a temporal convolution sums over")
+    separable: bool = option(False, "temporal convolutions of each channel alone, then 1×1 ones: far fewer parameters")
 
     def __post_init__(self) -> None:
         _within(self, 0, 0.999, "dropout")
+        _within(self, 1, float("inf"), "taps")
         if not self.channels or len(self.channels) != len(self.strides) or min(self.channels + self.strides) < 1:
             raise ValueError(
                 f"channels and strides must be as many positive numbers, got {self.channels} and {self.strides}"

@@ -19,6 +19,8 @@ from asma_fast.training.configs import EncoderConfig
 from asma_fast.training.dataset import Clips
 
 Network = dict[str, Any]
+# Where a checkpoint has its network, if what only the training needed is beside it: a projector, a map of features.
+PLACES = {"pretrain": "model.encoder.", "distill": "model.network."}
 
 
 def initial_seed(seed: int) -> int:
@@ -39,6 +41,8 @@ def build_encoder(
             in_channels=coordinates,
             dropout=config.dropout,
             bodies=config.pool,
+            taps=config.taps,
+            separable=config.separable,
             recompute=recompute,
         )
 
@@ -92,7 +96,8 @@ def classifier_over(encoder: nn.Module, classes: int, seed: int) -> Classifier:
 
 
 def _encoder(network: Mapping[str, Any], seed: int, recompute: bool) -> STGCN:
-    shape = {name: network[name] for name in EncoderConfig.__dataclass_fields__}
+    # What a record of an earlier release does not tell was then as it is by default.
+    shape = {name: network[name] for name in EncoderConfig.__dataclass_fields__ if name in network}
     config = build(EncoderConfig, ("network", shape))
     return build_encoder(config, Skeleton(**network["skeleton"]), network["coordinates"], seed, recompute=recompute)
 
@@ -158,7 +163,7 @@ def load_model(path: Path, *, recompute: bool = False) -> tuple[nn.Module, dict[
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its record tells of no network that can be built: {error}") from error
-    restore(path, model, tensors, "model.encoder." if record.get("kind") == "pretrain" else "model.")
+    restore(path, model, tensors, PLACES.get(str(record.get("kind")), "model."))
     return model.eval(), record
 
 

@@ -18,6 +18,7 @@ from asma_fast.training.configs_supervised import SupervisedConfig
 from asma_fast.training.dataset import Batch, Clips
 from asma_fast.training.launch import gathered
 from asma_fast.training.loop import VIEWS, TrainingRun, read_metrics, train_all
+from asma_fast.view import View
 
 # Loss of logits; a mapping holds "loss" and its parts.
 Loss = Callable[[Tensor, Batch], Tensor | Mapping[str, Tensor]]
@@ -138,8 +139,15 @@ def training_seconds(run: TrainingRun) -> float:
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, clips: Clips, batch: int = 128, fabric: Any = None) -> NDArray[np.float32]:
-    """``(N, K)`` float32: logits of whole clips, in eval mode, not augmented.
+def predict_logits(
+    model: nn.Module,
+    clips: Clips,
+    batch: int = 128,
+    fabric: Any = None,
+    *,
+    view: Callable[[Batch], View] | None = None,
+) -> NDArray[np.float32]:
+    """``(N, K)`` float32: logits of whole clips, or of the view that ``view`` takes of a batch, in eval mode.
 
     With a fabric of several processes each takes its share of the clips, and all of them get all logits.
     """
@@ -148,7 +156,10 @@ def predict_logits(model: nn.Module, clips: Clips, batch: int = 128, fabric: Any
     rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     # As many clips each: the last ones are taken twice where they cannot be shared out.
     rows = torch.arange(-(-len(clips) // world) * world).clamp_max(len(clips) - 1)[rank::world]
-    parts = [model(clips.batch(rows[i : i + batch]).x.to(device)).float() for i in range(0, len(rows), batch)]
+    parts = []
+    for start in range(0, len(rows), batch):
+        given = Batch(*(part.to(device) for part in clips.batch(rows[start : start + batch])))
+        parts.append(model(given.x, None if view is None else view(given)).float())
     logits = torch.cat(parts)
     if world > 1:
         logits = gathered(logits, fabric)
