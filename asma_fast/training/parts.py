@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asma_fast.data import Preprocessing, Store
 from asma_fast.training.configs import DataConfig
@@ -15,6 +16,7 @@ from asma_fast.training.records import check_labels
 
 Records = Sequence[Mapping[str, Any]]
 Config = TypeVar("Config", bound=DataConfig)
+Part = Literal["all", "train", "test"]
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,42 @@ def labelled_parts(config: Config, records: Records, run: object = "the run") ->
     if (store.labels < 0).all():
         raise ValueError(f"{config.data}: the store has no labels; pretraining works without them, this does not")
     split = _split(config, store, records)
-    if records:
-        config = _as_recorded(config, records[0], run)
-    recipe, bodies = _recipe(config, store, records, run)
-    config = replace(config, split=split, frames=recipe.frames or 0, bodies=bodies)
-    made: dict[str, Any] = {"layout": config.layout, "stream": config.stream, "memory": config.memory}
-    train, test = (_labelled(load_clips(store, rows, recipe, bodies, **made), split) for rows in store.split(split))
+    config, recipe, bodies = _as_trained(replace(config, split=split), store, records, run)
+    train, test = (_labelled(_made(config, store, rows, recipe), split) for rows in store.split(split))
     check_labels(train.labels.numpy(), test.labels.numpy(), store.classes)
     return Parts(store, split, train, test, config, recipe, bodies)
+
+
+def any_clips(
+    config: Config, records: Records, part: Part, run: object = "the run"
+) -> tuple[Store, NDArray[np.str_], Clips]:
+    """Clips of a store, labelled or not, in its order; and the part of the split that each is in, ``""`` for none.
+
+    Parameters
+    ----------
+    records, run
+        As of :func:`labelled_parts`.
+    part
+        ``"all"``: of the whole store, which then need not have a split.
+
+    Raises
+    ------
+    ValueError
+        If there are no clips, or the options do not fit store and records.
+    """
+    store = open_data(config)
+    try:
+        split = _split(config, store, records)
+    except ValueError:
+        if part != "all" or config.split is not None:
+            raise
+        split = None
+    config, recipe, _ = _as_trained(replace(config, split=split), store, records, run)
+    parts = np.full(len(store), "", dtype="<U5")
+    for name, rows in zip(("train", "test"), store.split(split) if split is not None else (), strict=False):
+        parts[rows] = name
+    rows = np.arange(len(store)) if part == "all" else np.flatnonzero(parts == part)
+    return store, parts[rows], _made(config, store, rows, recipe)
 
 
 def seen_in_training(store: Store, records: Records, test: Clips) -> int | None:
@@ -101,6 +131,20 @@ def _split(config: DataConfig, store: Store, records: Records) -> str:
     if config.split is None and len(ran) == 1:
         return split_of(store, ran.pop())
     return split_of(store, config.split)
+
+
+def _as_trained(config: Config, store: Store, records: Records, run: object) -> tuple[Config, Preprocessing, int]:
+    """The config with all that decides how clips are prepared; recipe and bodies."""
+    if records:
+        config = _as_recorded(config, records[0], run)
+    recipe, bodies = _recipe(config, store, records, run)
+    return replace(config, frames=recipe.frames or 0, bodies=bodies), recipe, bodies
+
+
+def _made(config: DataConfig, store: Store, rows: NDArray[np.int64], recipe: Preprocessing) -> Clips:
+    return load_clips(
+        store, rows, recipe, config.bodies, layout=config.layout, stream=config.stream, memory=config.memory
+    )
 
 
 def _as_recorded(config: Config, record: Mapping[str, Any], run: object) -> Config:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from asma_fast.philox import derive_seed
-from asma_fast.training.checkpoint import CheckpointError
 from asma_fast.training.configs import ProbeConfig
-from asma_fast.training.dataset import Clips, EpochBatches
-from asma_fast.training.features import calibrate, extract_features, raw_features
-from asma_fast.training.models import check_fits, encoder_files, initial_seed, load_encoder, recorded_encoder
-from asma_fast.training.parts import budget_of, labelled_parts, seen_in_training
+from asma_fast.training.dataset import EpochBatches
+from asma_fast.training.frozen import extractor, load_frozen
+from asma_fast.training.parts import labelled_parts
 from asma_fast.training.records import (
     Floats,
     Labels,
@@ -76,29 +73,18 @@ def probe(config: ProbeConfig) -> ProbeResult:
     by default that of the run, on the store it was trained on.
     """
     began = time.perf_counter()
-    loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
-    records = [record for _, _, record in loaded]
-    parts = labelled_parts(config, records, config.run)
+    frozen = load_frozen(config)
+    parts = labelled_parts(config, frozen.records, frozen.where)
     config = parts.config
     train, test = parts.train, parts.test
-    for path, _, record in loaded:
-        check_fits(path, record, train)
-    if config.features == "raw":  # the run only told how to prepare the clips
-        loaded = []
-    features = [_features(config, loaded, clips, train) for clips in (train, test)]
-    result = probe_features(
-        config, (features[0], train.labels.numpy()), (features[1], test.labels.numpy()), parts.store.classes
-    )
-    what = {"raw": "coordinates", "random": "untrained"}.get(
-        config.features, "+".join(path.stem for path, *_ in loaded)
-    )
+    frozen.check(train)
+    features = extractor(config, frozen, train)
+    known, asked = (features(train), train.labels.numpy()), (features(test), test.labels.numpy())
+    result = probe_features(config, known, asked, parts.store.classes)
     about = {
-        "name": config.name or f"{what} {config.method}",
+        "name": config.name or f"{frozen.named(config)} {config.method}",
         "protocol": f"probe, {config.method}",
-        "data": parts.data(),
-        "preprocessing": parts.recipe.to_dict(),
-        "encoders": {path.stem: budget_of(record) for path, _, record in loaded},
-        "test_clips_seen": seen_in_training(parts.store, records, test) if config.features == "encoder" else 0,
+        **frozen.about(config, parts),
         "width": result.record["width"],
         "chosen": result.chosen,
         "seconds": round(time.perf_counter() - began, 3),
@@ -147,28 +133,6 @@ def probe_features(
     facts = {"width": int(train[0].shape[1]), "chosen": chosen, **(about or {})}
     record = make_record("probe", scores, config, {"train": len(train[1]), "test": len(test[1])}, facts)
     return ProbeResult(**vars(scores), chosen=chosen, record=record, logits=logits.astype(np.float32))
-
-
-def _encoders_of(config: ProbeConfig) -> list[Path]:
-    """Checkpoints of the run whose features, untrained network or preprocessing are asked for."""
-    try:
-        return encoder_files(config.run, config.encoders)
-    except CheckpointError:
-        if config.features == "raw":
-            return []
-        raise
-
-
-def _features(config: ProbeConfig, loaded: Sequence[Any], clips: Clips, train: Clips) -> Floats:
-    if config.features == "raw":
-        return raw_features(clips)
-    if config.features == "encoder":
-        parts = [extract_features(encoder, clips, config.batch) for _, encoder, _ in loaded]
-        return np.concatenate(parts, axis=1)
-    # One untrained network: that of the run's first encoder, with its widths.
-    path, _, record = loaded[0]
-    encoder = recorded_encoder(path, record, initial_seed(record["config"]["seed"]))
-    return extract_features(calibrate(encoder, train, config.batch), clips, config.batch)
 
 
 def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
