@@ -277,6 +277,9 @@ class ProbeConfig(FeaturesConfig):
     neighbours: int = option(20, "knn: how many")
     epochs: int = option(150, "linear: passes")
     lr: float = option(0.01, "linear: learning rate of Adam, cosine to 0")
+    held_out: bool = option(
+        False, "also write scores of training clips by probes that did not see them: for `fuse --weights fitted`"
+    )
     out: Path = option(Path("asma-probe.json"), "the record of the probe; logits beside it, as .npz")
 
     def __post_init__(self) -> None:

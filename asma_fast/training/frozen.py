@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,26 @@ class Frozen:
         """
         for path, record in zip(self.paths, self.records, strict=True):
             check_fits(path, record, clips)
+
+    def classifier_of(self, classes: Sequence[str]) -> Classifier:
+        """The network with a head, if it tells these classes.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no head, or its classes are others.
+        """
+        if self.classifier is None:
+            raise CheckpointError(
+                f"{self.where}: has no head to name classes; finetune, semi, transfer, align or distill trains one"
+            )
+        told = self.records[0]["classes"]
+        if told != list(classes):
+            raise CheckpointError(
+                f"{self.where}: names {len(told)} classes ({', '.join(told[:3])}, …), "
+                f"the store has {len(classes)} others ({', '.join(classes[:3])}, …)"
+            )
+        return self.classifier
 
     def named(self, config: FeaturesConfig) -> str:
         """What the features are."""

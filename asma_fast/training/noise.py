@@ -108,13 +108,17 @@ def _present(clip: Clip) -> NDArray[np.bool_]:
 
 def _jitter(clip: Clip, skeleton: Skeleton, seed: int, sample: int, amount: float) -> Clip:
     if skeleton.units not in _CENTIMETRES:
-        raise ValueError(f"jitter is in centimetres, and layout {skeleton.name} is in {skeleton.units}; leave jitter out")
+        raise ValueError(
+            f"jitter is in centimetres, and layout {skeleton.name} is in {skeleton.units}; leave jitter out"
+        )
     bodies, length, joints, _ = clip.frames.shape
     words = philox(seed, sample, np.arange(bodies * length * joints), Purpose.DERIVE).astype(np.float64)
     # Box and Muller's transform, of numbers in (0, 1].
     spread, angle = np.sqrt(-2 * np.log((words[:, :2] + 1) / 2.0**32)), 2 * np.pi * words[:, 2:] / 2.0**32
     normal = np.concatenate([spread * np.cos(angle), spread * np.sin(angle)], axis=1)
-    step = normal[:, : skeleton.dimensions].reshape(bodies, length, joints, -1) * (amount / _CENTIMETRES[skeleton.units])
+    step = normal[:, : skeleton.dimensions].reshape(bodies, length, joints, -1) * (
+        amount / _CENTIMETRES[skeleton.units]
+    )
     frames = clip.frames.copy()
     frames[..., : skeleton.dimensions] += np.where(_present(clip), step, 0).astype(np.float32)
     return replace(clip, frames=frames)

@@ -89,7 +89,13 @@ def probe(config: ProbeConfig) -> ProbeResult:
         "chosen": result.chosen,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    record = write_record(config.out, "probe", result, config, (train, test), about, logits=result.logits)
+    beside = None
+    if config.held_out:
+        scores = held_out_logits(config, known, parts.store.classes)
+        beside = {"held_out_logits": scores, "held_out_labels": known[1], "held_out_ids": train.ids.numpy()}
+    record = write_record(
+        config.out, "probe", result, config, (train, test), about, logits=result.logits, beside=beside
+    )
     return replace(result, record=record)
 
 
@@ -133,6 +139,28 @@ def probe_features(
     facts = {"width": int(train[0].shape[1]), "chosen": chosen, **(about or {})}
     record = make_record("probe", scores, config, {"train": len(train[1]), "test": len(test[1])}, facts)
     return ProbeResult(**vars(scores), chosen=chosen, record=record, logits=logits.astype(np.float32))
+
+
+def held_out_logits(config: ProbeConfig, train: tuple[Floats, Labels], classes: Sequence[str]) -> Floats:
+    """``(N, K)``: logits of each training clip by a probe that was fitted on two thirds of the others, by class.
+
+    Raises
+    ------
+    ValueError
+        If a class has one clip only.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    x, y = train
+    labels, counts = np.unique(y, return_counts=True)
+    if counts.min() < 2:
+        name = classes[labels[counts.argmin()]]
+        raise ValueError(f"held-out scores need two training clips or more of each class, got one of {name}")
+    logits = np.empty((len(y), len(classes)), np.float32)
+    folds = StratifiedKFold(min(3, int(counts.min())), shuffle=True, random_state=config.seed % 2**32)
+    for fit, held in folds.split(x, y):
+        logits[held] = probe_features(config, (x[fit], y[fit]), (x[held], y[held]), classes).logits
+    return logits
 
 
 def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
