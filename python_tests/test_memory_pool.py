@@ -149,7 +149,9 @@ def test_an_unread_capsule_gives_its_memory_back():
     del capsule
 
 
-@pytest.mark.parametrize(("shape", "order"), [((2, 3), (0,)), ((2, 3), (0, 2)), ((2, 3), (1, 1)), ((1,) * 7, tuple(range(7)))])
+@pytest.mark.parametrize(
+    ("shape", "order"), [((2, 3), (0,)), ((2, 3), (0, 2)), ((2, 3), (1, 1)), ((1,) * 7, tuple(range(7)))]
+)
 def test_native_entry_refuses_what_is_no_shape(shape, order):
     with pytest.raises(ValueError, match="axes"):
         native().pooled_tensor(shape, order, native().DType.float32)

@@ -86,7 +86,7 @@ def fuse(config: FuseConfig) -> FuseResult:
     streams = "+".join(dict.fromkeys(source.stream for source in sources))
     protocols = list(dict.fromkeys(source.record["protocol"] for source in sources))
     about = {
-        "name": config.name or f"{'+'.join(source.record['name'] for source in sources)}, fused",
+        "name": config.name or f"{' + '.join(dict.fromkeys(source.record['name'] for source in sources))}, fused",
         "protocol": protocols[0] if len(protocols) == 1 else " + ".join(protocols),
         "stream": streams,
         "seed": first["seed"],

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data import Preprocessing, Store
 from asma_fast.training.configs import DataConfig
+from asma_fast.training.configs_measure import Part
 from asma_fast.training.dataset import Clips, load_clips, open_data, preprocessing_of, split_of, trained_rows
 from asma_fast.training.records import check_labels
 
 Records = Sequence[Mapping[str, Any]]
 Config = TypeVar("Config", bound=DataConfig)
-Part = Literal["all", "train", "test"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fusion and tables: sums of logits of the same clips only, weights that no test clip chose, intervals that are true."""
+"""Fusion and tables: sums of logits of the same clips, weights that no test clip chose, intervals that are true."""
 
 from __future__ import annotations
 

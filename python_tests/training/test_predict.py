@@ -1,4 +1,4 @@
-"""Predictions: those of the record, in words; of a store without labels, and of one raw file as of the store it is in."""
+"""Predictions: those of the record, in words; without labels too, and of a raw file as of the store it is in."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from test_finetune import LIGHT
-from toys import CLASSES, SKELETON, tiny, toy_store
 from torchmetrics.functional.retrieval import retrieval_average_precision
+from toys import CLASSES, SKELETON, tiny, toy_store
 
 from asma_fast.config import build
 from asma_fast.data import Store
