@@ -130,6 +130,8 @@ class FuseConfig:
     def __post_init__(self) -> None:
         if len(self.records) < 2:
             raise ValueError(f"fusion takes two records or more, got {len(self.records)}")
+        if self.out in self.records:
+            raise ValueError(f"out must be another file than the records that are fused, got {self.out}")
         if self.weights not in ("published", "equal", "fitted"):
             self.numbers()
 

@@ -146,9 +146,8 @@ def grouped(paths: Sequence[Path]) -> list[Row]:
     rows: dict[str, Row] = {}
     for path in dict.fromkeys(paths):
         record = read_record(path)
-        key = str(
-            [record.get(name) for name in ("name", "kind", "protocol", "stream", "data", "clips")] + [_budget(record)]
-        )
+        same = [record.get(name) for name in ("name", "kind", "protocol", "stream", "data", "clips")]
+        key = str([*same, _budget(record), list(record.get("conditions", ()))])
         row = rows.setdefault(key, Row([], []))
         # The same seed twice is no second seed.
         if any(_seeds(other) == _seeds(record) for other in row.records):

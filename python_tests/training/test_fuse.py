@@ -140,6 +140,11 @@ def test_weights_that_mean_nothing_are_refused(weights):
         build(FuseConfig, ("test", {"records": "a,b,c", "weights": weights}))
 
 
+def test_a_record_is_not_replaced_by_the_sum_it_is_part_of():
+    with pytest.raises(ValueError, match=r"out must be another file than the records that are fused, got b.json"):
+        build(FuseConfig, ("test", {"records": "a.json,b.json", "out": "b.json"}))
+
+
 def test_held_out_scores_know_nothing_of_the_clips_they_are_of():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(150, 60)).astype(np.float32), rng.permutation(150) % 3
