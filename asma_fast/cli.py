@@ -183,6 +183,43 @@ def _told(result: Any) -> int:
     return 0
 
 
+def _recorded(name: str) -> Callable[[Any], int]:
+    """Runs a verb whose result prints itself, and tells where its record is."""
+
+    def run(config: Any) -> int:
+        print(getattr(import_module("asma_fast.training"), name)(config))
+        print(f"record: {config.out}")
+        return 0
+
+    return run
+
+
+def _extract(config: Any) -> int:
+    from asma_fast.training import extract
+
+    print(extract(config))
+    return 0
+
+
+def _predict(config: Any) -> int:
+    from asma_fast.training import predict
+
+    result = predict(config)
+    if config.out is None:
+        print(result.json_lines() if config.format == "json" else result)
+    else:
+        print(f"{len(result.names)} clips: {config.out}")
+    return 0
+
+
+def _table(config: Any) -> int:
+    from asma_fast.training import table
+
+    result = table(config)
+    print(result if config.out is None else f"table: {config.out}")
+    return 0
+
+
 def _demo(config: Any) -> int:
     from asma_fast.training import demo
 
@@ -279,6 +316,30 @@ VERBS: dict[str, Verb] = {
         "teach a light student what a trained network says of clips, with labels or without",
         _distill,
         _configs("DistillConfig", "configs_distill"),
+    ),
+    "robust": Verb(
+        "measure a network on test recordings with noise: jitter, missing joints, dropped frames, another camera",
+        _recorded("robust"),
+        _configs("RobustConfig", "configs_measure"),
+    ),
+    "retrieve": Verb(
+        "find clips of the same action by their features, and tell recall and mAP",
+        _recorded("retrieve"),
+        _configs("RetrieveConfig", "configs_measure"),
+    ),
+    "extract": Verb("write features of clips to an .npz file", _extract, _configs("ExtractConfig", "configs_measure")),
+    "predict": Verb(
+        "name the classes of a store's clips, or of one raw file",
+        _predict,
+        _configs("PredictConfig", "configs_measure"),
+    ),
+    "fuse": Verb(
+        "add the logits of records, stream by stream", _recorded("fuse"), _configs("FuseConfig", "configs_measure")
+    ),
+    "table": Verb(
+        "compare records as Markdown, with intervals, a baseline and published numbers",
+        _table,
+        _configs("TableConfig", "configs_measure"),
     ),
     "inspect": Verb(
         "tell what a store holds, check it (--check), or draw a clip, its motion, and what each encoder's views lose",

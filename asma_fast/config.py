@@ -107,7 +107,8 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any], presets: Prese
             if shown:
                 text += " (needed)" if item.default is MISSING else f" (default: {shown})"
             if item.metadata.get("positional"):
-                group.add_argument(item.name, nargs="?", default=argparse.SUPPRESS, help=text)
+                many = "*" if get_origin(hints[item.name]) is tuple else "?"
+                group.add_argument(item.name, nargs=many, default=argparse.SUPPRESS, help=text)
                 continue
             flag = "--" + item.name.rstrip("_").replace("_", "-")
             if hints[item.name] is bool:

@@ -39,6 +39,24 @@ _HOMES = {
     "probe": "probe",
     "semi": "semi",
     "transfer": "transfer",
+    "RobustConfig": "configs_measure",
+    "RetrieveConfig": "configs_measure",
+    "ExtractConfig": "configs_measure",
+    "PredictConfig": "configs_measure",
+    "FuseConfig": "configs_measure",
+    "TableConfig": "configs_measure",
+    "RobustResult": "robust",
+    "RetrieveResult": "retrieve",
+    "ExtractResult": "extract",
+    "Predictions": "predict",
+    "FuseResult": "fuse",
+    "Table": "table",
+    "robust": "robust",
+    "retrieve": "retrieve",
+    "extract": "extract",
+    "predict": "predict",
+    "fuse": "fuse",
+    "table": "table",
 }
 
 __all__ = [
@@ -49,26 +67,44 @@ __all__ = [
     "DistillConfig",
     "DistillResult",
     "DryRun",
+    "ExtractConfig",
+    "ExtractResult",
     "FinetuneConfig",
     "FinetuneResult",
+    "FuseConfig",
+    "FuseResult",
     "InspectConfig",
+    "PredictConfig",
+    "Predictions",
     "PretrainConfig",
     "PretrainResult",
     "ProbeConfig",
     "ProbeResult",
+    "RetrieveConfig",
+    "RetrieveResult",
+    "RobustConfig",
+    "RobustResult",
     "SemiConfig",
     "SemiResult",
+    "Table",
+    "TableConfig",
     "TrainingError",
     "TransferConfig",
     "align",
     "demo",
     "distill",
     "dry_run",
+    "extract",
     "finetune",
+    "fuse",
     "inspect",
+    "predict",
     "pretrain",
     "probe",
+    "retrieve",
+    "robust",
     "semi",
+    "table",
     "transfer",
 ]
 
@@ -77,16 +113,30 @@ if TYPE_CHECKING:
     from asma_fast.training.checkpoint import CheckpointError
     from asma_fast.training.configs import DemoConfig, InspectConfig, PretrainConfig, ProbeConfig
     from asma_fast.training.configs_distill import DistillConfig
+    from asma_fast.training.configs_measure import (
+        ExtractConfig,
+        FuseConfig,
+        PredictConfig,
+        RetrieveConfig,
+        RobustConfig,
+        TableConfig,
+    )
     from asma_fast.training.configs_supervised import AlignConfig, FinetuneConfig, SemiConfig, TransferConfig
     from asma_fast.training.demo import DemoResult, demo
     from asma_fast.training.distill import DistillResult, distill
     from asma_fast.training.dry_run import DryRun, dry_run
+    from asma_fast.training.extract import ExtractResult, extract
     from asma_fast.training.finetune import FinetuneResult, finetune
+    from asma_fast.training.fuse import FuseResult, fuse
     from asma_fast.training.inspect import inspect
     from asma_fast.training.launch import TrainingError
+    from asma_fast.training.predict import Predictions, predict
     from asma_fast.training.pretrain import PretrainResult, pretrain
     from asma_fast.training.probe import ProbeResult, probe
+    from asma_fast.training.retrieve import RetrieveResult, retrieve
+    from asma_fast.training.robust import RobustResult, robust
     from asma_fast.training.semi import SemiResult, semi
+    from asma_fast.training.table import Table, table
     from asma_fast.training.transfer import transfer
 
 

@@ -247,29 +247,47 @@ class PretrainConfig(TrainingConfig, LossConfig, EncoderConfig, MaskConfig, Augm
 
 
 @dataclass(frozen=True)
-class ProbeConfig(DataConfig):
+class FeaturesConfig(DataConfig):
+    """Frozen features."""
+
+    run: Path = option(Path("asma-run"), "folder of the pretraining run whose encoders' features are joined")
+    encoders: tuple[str, ...] = option((), "encoders of the run; by default all")
+    checkpoint: Path | None = option(
+        None, "instead of a run: one checkpoint of any verb; of a classifier, its encoder gives the features"
+    )
+    features: Literal["encoder", "random", "raw"] = option(
+        "encoder", "trained encoders; the same network untrained, batch-norm calibrated; or the coordinates"
+    )
+    batch: int = option(128, "clips a batch, and a step of the linear method")
+    seed: int = option(0, "everything random follows from this number")
+    name: str = option("", "label of the row in tables; by default the encoders and the method")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within(self, 1, float("inf"), "batch")
+        _within(self, 0, 2**62, "seed")
+        if self.checkpoint is not None and self.encoders:
+            raise ValueError("a checkpoint is one network: leave out --encoders, or --checkpoint")
+
+
+@dataclass(frozen=True)
+class ProbeConfig(FeaturesConfig):
     """Probe."""
 
-    run: Path = option(Path("asma-run"), "folder of the pretraining run whose encoders are probed")
-    features: Literal["encoder", "random", "raw"] = option(
-        "encoder", "the run's encoders; the same network untrained, batch-norm calibrated; or the coordinates"
-    )
-    encoders: tuple[str, ...] = option((), "encoders whose features are joined; by default all of the run")
     method: Literal["logistic", "linear", "knn"] = option(
         "logistic", "L2 logistic regression, C by inner split; a linear layer by Adam, as PSTL; nearest neighbours"
     )
     neighbours: int = option(20, "knn: how many")
     epochs: int = option(150, "linear: passes")
     lr: float = option(0.01, "linear: learning rate of Adam, cosine to 0")
-    batch: int = option(128, "clips a batch, and a step of the linear method")
-    seed: int = option(0, "of inner splits, initial weights and batches")
+    held_out: bool = option(
+        False, "also write scores of training clips by probes that did not see them: for `fuse --weights fitted`"
+    )
     out: Path = option(Path("asma-probe.json"), "the record of the probe; logits beside it, as .npz")
-    name: str = option("", "label of the row in tables; by default the encoders and the method")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _within(self, 1, float("inf"), "neighbours", "epochs", "batch")
-        _within(self, 0, 2**62, "seed")
+        _within(self, 1, float("inf"), "neighbours", "epochs")
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from asma_fast.nn import STGCN
 from asma_fast.training.dataset import Clips
+
+Encoder = TypeVar("Encoder", bound=nn.Module)
 
 
 @torch.no_grad()
-def extract_features(encoder: STGCN, clips: Clips, batch: int = 128) -> NDArray[np.float32]:
+def extract_features(encoder: nn.Module, clips: Clips, batch: int = 128) -> NDArray[np.float32]:
     """``(N, D)`` float32: an encoder's features of whole clips, in eval mode, unmasked and not augmented."""
     encoder.eval()
     device = next(encoder.parameters()).device
@@ -27,7 +29,7 @@ def raw_features(clips: Clips) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def calibrate(encoder: STGCN, clips: Clips, batch: int = 128) -> STGCN:
+def calibrate(encoder: Encoder, clips: Clips, batch: int = 128) -> Encoder:
     """Sets an untrained encoder's batch-norm statistics to their means over the clips, by one pass in train mode."""
     norms: list[Any] = [module for module in encoder.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]

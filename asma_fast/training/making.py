@@ -80,7 +80,7 @@ class ClipMaker:
             If one cannot be made (its name is told).
         """
         skeleton, mapped = self._mapped(store)
-        made: list[NDArray[np.float32]] = [self._one(store[place], skeleton, mapped) for place in places]
+        made = [self._one(self.recorded(store, place), skeleton, mapped) for place in places]
         for place, clip in zip(places, made, strict=True):
             if clip.shape != made[0].shape:
                 raise ValueError(
@@ -95,6 +95,10 @@ class ClipMaker:
         elif self.stream == "bone":
             coordinates -= coordinates[:, :, :, skeleton.bones]
         return x
+
+    def recorded(self, store: Store, place: int) -> Clip:
+        """The clip at that place of a store, before anything is made of it."""
+        return store[place]
 
     def _one(self, clip: Clip, skeleton: Skeleton, mapped: LayoutMap | None) -> NDArray[np.float32]:
         """``(M, T, V, C)``, maybe a view of the store."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from asma_fast import ops
 from asma_fast.skeleton import Skeleton
 from asma_fast.training.configs import MaskConfig
+from asma_fast.training.configs_measure import NOISES
 from asma_fast.training.masks import Masking
 from asma_fast.view import View
 
@@ -103,6 +104,28 @@ def loss_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
     axes.set_ylabel("Barlow Twins loss")
     if losses:
         axes.legend(frameon=False)
+    return figure
+
+
+def robustness_figure(records: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Name → record of ``robust``: accuracy by amount, a panel for each kind of noise, from none at its left."""
+    kinds: dict[str, None] = {}
+    for record in records.values():
+        kinds |= dict.fromkeys(condition.partition("-")[0] for condition in record["conditions"])
+    figure = Figure(figsize=(1.5 + 2.4 * len(kinds), 3), layout="constrained")
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        for colour, (name, record) in zip(COLOURS, records.items(), strict=False):
+            points = [(0.0, record["clean"])]
+            for condition, share in record["conditions"].items():
+                own, _, amount = condition.partition("-")
+                points += [(float(amount), share)] if own == kind else []
+            amounts, shares = zip(*sorted(points), strict=True)
+            axes.plot(amounts, [100 * share for share in shares], "o-", color=colour, label=name, ms=4)
+        axes.set_xlabel(f"{kind} ({NOISES[kind][1]})")
+    panels[0].set_ylabel("accuracy, %")
+    panels[0].set_ylim(0, 100)
+    panels[-1].legend(frameon=False, fontsize=8)
     return figure
 
 

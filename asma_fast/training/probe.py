@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from asma_fast.philox import derive_seed
-from asma_fast.training.checkpoint import CheckpointError
 from asma_fast.training.configs import ProbeConfig
-from asma_fast.training.dataset import Clips, EpochBatches, open_data
-from asma_fast.training.features import calibrate, extract_features, raw_features
-from asma_fast.training.models import check_fits, encoder_files, initial_seed, load_encoder, recorded_encoder
-from asma_fast.training.parts import budget_of, labelled_parts, seen_in_training
+from asma_fast.training.dataset import EpochBatches, open_data
+from asma_fast.training.frozen import extractor, load_frozen
+from asma_fast.training.parts import labelled_parts
 from asma_fast.training.records import (
     Floats,
     Labels,
@@ -76,35 +73,29 @@ def probe(config: ProbeConfig) -> ProbeResult:
     by default that of the run, on the store it was trained on.
     """
     began = time.perf_counter()
-    store = open_data(config)
-    loaded = [(path, *load_encoder(path)) for path in _encoders_of(config)]
-    records = [record for _, _, record in loaded]
-    parts = labelled_parts(config, store, records, config.run)
+    store, frozen = open_data(config), load_frozen(config)
+    parts = labelled_parts(config, store, frozen.records, frozen.where)
     config = parts.config
     train, test = parts.train, parts.test
-    for path, _, record in loaded:
-        check_fits(path, record, train)
-    if config.features == "raw":  # the run only told how to prepare the clips
-        loaded = []
-    features = [_features(config, loaded, clips, train) for clips in (train, test)]
-    result = probe_features(
-        config, (features[0], train.labels.numpy()), (features[1], test.labels.numpy()), store.classes
-    )
-    what = {"raw": "coordinates", "random": "untrained"}.get(
-        config.features, "+".join(path.stem for path, *_ in loaded)
-    )
+    frozen.check(train)
+    features = extractor(config, frozen, train)
+    known, asked = (features(train), train.labels.numpy()), (features(test), test.labels.numpy())
+    result = probe_features(config, known, asked, parts.store.classes)
     about = {
-        "name": config.name or f"{what} {config.method}",
+        "name": config.name or f"{frozen.named(config)} {config.method}",
         "protocol": f"probe, {config.method}",
-        "data": parts.data(),
-        "preprocessing": parts.recipe.to_dict(),
-        "encoders": {path.stem: budget_of(record) for path, _, record in loaded},
-        "test_clips_seen": seen_in_training(store, records, test) if config.features == "encoder" else 0,
+        **frozen.about(config, parts),
         "width": result.record["width"],
         "chosen": result.chosen,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    record = write_record(config.out, "probe", result, config, (train, test), about, logits=result.logits)
+    beside = None
+    if config.held_out:
+        scores = held_out_logits(config, known, parts.store.classes)
+        beside = {"held_out_logits": scores, "held_out_labels": known[1], "held_out_ids": train.ids.numpy()}
+    record = write_record(
+        config.out, "probe", result, config, (train, test), about, logits=result.logits, beside=beside
+    )
     return replace(result, record=record)
 
 
@@ -150,26 +141,26 @@ def probe_features(
     return ProbeResult(**vars(scores), chosen=chosen, record=record, logits=logits.astype(np.float32))
 
 
-def _encoders_of(config: ProbeConfig) -> list[Path]:
-    """Checkpoints of the run whose features, untrained network or preprocessing are asked for."""
-    try:
-        return encoder_files(config.run, config.encoders)
-    except CheckpointError:
-        if config.features == "raw":
-            return []
-        raise
+def held_out_logits(config: ProbeConfig, train: tuple[Floats, Labels], classes: Sequence[str]) -> Floats:
+    """``(N, K)``: logits of each training clip by a probe that was fitted on two thirds of the others, by class.
 
+    Raises
+    ------
+    ValueError
+        If a class has one clip only.
+    """
+    from sklearn.model_selection import StratifiedKFold
 
-def _features(config: ProbeConfig, loaded: Sequence[Any], clips: Clips, train: Clips) -> Floats:
-    if config.features == "raw":
-        return raw_features(clips)
-    if config.features == "encoder":
-        parts = [extract_features(encoder, clips, config.batch) for _, encoder, _ in loaded]
-        return np.concatenate(parts, axis=1)
-    # One untrained network: that of the run's first encoder, with its widths.
-    path, _, record = loaded[0]
-    encoder = recorded_encoder(path, record, initial_seed(record["config"]["seed"]))
-    return extract_features(calibrate(encoder, train, config.batch), clips, config.batch)
+    x, y = train
+    labels, counts = np.unique(y, return_counts=True)
+    if counts.min() < 2:
+        name = classes[labels[counts.argmin()]]
+        raise ValueError(f"held-out scores need two training clips or more of each class, got one of {name}")
+    logits = np.empty((len(y), len(classes)), np.float32)
+    folds = StratifiedKFold(min(3, int(counts.min())), shuffle=True, random_state=config.seed % 2**32)
+    for fit, held in folds.split(x, y):
+        logits[held] = probe_features(config, (x[fit], y[fit]), (x[held], y[held]), classes).logits
+    return logits
 
 
 def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,7 @@ def write_record(
     about: Mapping[str, Any] | None = None,
     *,
     logits: Floats | None = None,
+    beside: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
     """Writes one record, and returns it.
 
@@ -196,22 +198,30 @@ def write_record(
         As for :func:`make_record`.
     logits
         ``(N, K)``, or ``(draws, N, K)``, of the test clips: written beside it, as ``STEM.npz`` with labels and ids.
+    beside
+        Further arrays of that file.
     """
     train, test = clips
     facts = {"untrained_classes": untrained_classes(train.labels, test.labels, scores.classes), **(about or {})}
     record = make_record(kind, scores, config, {"train": len(train), "test": len(test)}, facts)
-    if logits is not None:
-        record["logits"] = write_logits(path, logits, test).name
+    if logits is None:
+        return saved(path, record)
+    return saved(path, record, logits=logits, labels=test.labels.numpy(), ids=test.ids.numpy(), **(beside or {}))
+
+
+def saved(path: Path, record: dict[str, Any], **arrays: NDArray[Any]) -> dict[str, Any]:
+    """Writes a record to ``path``, its arrays (``logits``, ``labels``, ``ids``, …), if any, beside it; returns it."""
+    if arrays:
+        beside = path.with_suffix(".npz")
+        record["logits"] = beside.name
+        with replacing(beside) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **{name: _narrow(array) for name, array in arrays.items()})  # type: ignore[arg-type]
     write_text(path, json.dumps(record, indent=2) + "\n")
     return record
 
 
-def write_logits(path: Path, logits: Floats, test: Clips) -> Path:
-    """Logits, labels and ids beside a record; the file's path."""
-    beside = path.with_suffix(".npz")
-    with replacing(beside) as temporary, open(temporary, "wb") as file:
-        np.savez(file, logits=logits.astype(np.float32), labels=test.labels.numpy(), ids=test.ids.numpy())
-    return beside
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -246,12 +256,28 @@ def read_logits(path: Path) -> tuple[Floats, Labels, Labels]:
     ValueError
         If the record has none, or the file beside it is missing or damaged.
     """
+    arrays = read_arrays(path)
+    return arrays["logits"], arrays["labels"], arrays["ids"]
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays beside the record at ``path``: logits, labels and ids of the test clips, and whatever else.
+
+    Raises
+    ------
+    ValueError
+        If the record has none, or the file beside it is missing or damaged.
+    """
     name = read_record(path).get("logits")
     if not name:
         raise ValueError(f"{path}: this record has no logits")
     beside = path.with_name(name)
     try:
         with np.load(beside, allow_pickle=False) as arrays:
-            return arrays["logits"], arrays["labels"], arrays["ids"]
-    except (OSError, KeyError, ValueError) as error:
+            found = {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{beside}: the logits of {path} cannot be read: {error}") from error
+    missing = [key for key in ("logits", "labels", "ids") if key not in found]
+    if missing:
+        raise ValueError(f"{beside}: the logits of {path} cannot be read: there are no {', '.join(missing)}")
+    return found
