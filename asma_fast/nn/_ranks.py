@@ -10,7 +10,13 @@ from torch import Tensor
 
 
 class RankError(RuntimeError):
-    """Another rank of a distributed run has ended, or did not answer within the process group's time-out."""
+    """Another rank of a distributed run has ended, or did not answer within the process group's time-out.
+
+    Examples
+    --------
+    >>> issubclass(RankError, RuntimeError)
+    True
+    """
 
 
 class Ranks:

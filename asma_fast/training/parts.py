@@ -12,6 +12,77 @@ from numpy.typing import NDArray
 from asma_fast.data import Preprocessing, Store
 from asma_fast.data.layout_maps import layouts_from
 from asma_fast.training.configs import DataConfig
+from asma_fast.training.configs_measure import Part
+from asma_fast.training.dataset import Clips, load_clips, open_data, preprocessing_of, split_of, trained_rows
+from asma_fast.training.records import check_labels
+
+Records = Sequence[Mapping[str, Any]]
+Config = TypeVar("Config", bound=DataConfig)
+
+
+@dataclass(frozen=True)
+class Parts(Generic[Config]):
+    """Labelled clips.
+
+    Parameters
+    ----------
+    store, split
+        Where they come from.
+    train, test
+        Both parts, clips without a label left out.
+    config
+        That which names split, recipe, layout and stream.
+    recipe, bodies
+        How they were prepared.
+    """
+
+    store: Store
+    split: str
+    train: Clips
+    test: Clips
+    config: Config
+    recipe: Preprocessing
+    bodies: int
+
+    def data(self) -> dict[str, Any]:
+        """What a record says of the data."""
+        return {
+            "dataset": self.store.dataset,
+            "fingerprint": self.store.fingerprint,
+            "split": self.split,
+            "protocol": self.config.protocol,
+            "layout": self.config.layout,
+        }
+
+
+def labelled_parts(
+    config: Config, store: Store, records: Records, run: object = "the run", *, foreign: bool = False
+) -> Parts[Config]:
+    """Both parts of a split.
+
+    Parameters
+    ----------
+    store
+        As :func:`~asma_fast.training.dataset.open_data` opens it; before checkpoints are read, so that a store that is
+        not there is told first.
+    records
+        Of the checkpoints that are measured: clips are prepared as theirs were; and the split is by default theirs, on
+        the store they were trained on.
+    run
+        Where they are, for messages.
+    foreign
+        The store may be of another data set: its clips are mapped into the networks' joint layout where it has
+        another, and keep their own number of bodies, or ``config.bodies``.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels, one class only, a part without clips, the options do not fit store and records, or no
+        map leads to the networks' layout.
+    """
+    if (store.labels < 0).all():
+        raise ValueError(f"{config.data}: the store has no labels; pretraining works without them, this does not")
+    split = _split(config, store, records)
     config, recipe, bodies = _as_trained(replace(config, split=split), store, records, run, foreign)
     train, test = (_labelled(_made(config, store, rows, recipe), split) for rows in store.split(split))
     check_labels(train.labels.numpy(), test.labels.numpy(), store.classes)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.training.configs_measure import RetrieveConfig
+from asma_fast.training.dataset import open_data
 from asma_fast.training.frozen import extractor, load_frozen
 from asma_fast.training.parts import labelled_parts
 from asma_fast.training.records import Floats, Labels, Scores, scores_of, warnings_of, write_record
