@@ -35,7 +35,7 @@ from asma_fast.training.supervised import fit, predict_logits, training_seconds
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What fine-tuning left; prints as a table.
+    """What training with labels left; prints as a table.
 
     Parameters
     ----------

@@ -194,7 +194,7 @@ def _recipe(
     if not records:
         return preprocessing_of(config, store), config.bodies
     recipe = store.preprocessing or Preprocessing.from_dict(records[0]["preprocessing"])
-    bodies = min(config.bodies or store.bodies if foreign else records[0]["bodies"], store.bodies)
+    bodies = config.bodies or store.bodies if foreign else min(records[0]["bodies"], store.bodies)
     for option, asked, used in (("frames", config.frames, recipe.frames), ("bodies", config.bodies, bodies)):
         if asked not in (0, used):
             raise ValueError(f"{option} must be {used}, as for the encoders in {run}, or 0; got {asked}")

@@ -17,8 +17,8 @@ from asma_fast.nn import AlignedEncoders, Classifier
 from asma_fast.training import AlignConfig, CheckpointError, FinetuneConfig, align, finetune, pretrain
 from asma_fast.training.align import OverTokens, ReadClips, read
 from asma_fast.training.checkpoint import load_checkpoint
+from asma_fast.training.finetune import prepared
 from asma_fast.training.models import load_encoder, load_model
-from asma_fast.training.parts import labelled_parts
 from asma_fast.training.records import read_logits, read_record
 from asma_fast.training.supervised import predict_logits
 
@@ -93,7 +93,8 @@ def test_the_checkpoint_gives_the_recorded_logits(run, whole):
     assert isinstance(model, Classifier)
     assert isinstance(model.encoder, AlignedEncoders)
     assert record["kind"] == "align"
-    test = labelled_parts(config_of(run, run), [record]).test
+    given = {"data": run / "toy.safetensors", "run": whole.checkpoints["aligned"].parent}
+    test = prepared(build(FinetuneConfig, ("test", given)))[2].test
     assert test.ids.tolist() == ids.tolist()
     assert (logits.argmax(1) == labels).mean() == whole.scores["aligned"].accuracy
     np.testing.assert_allclose(predict_logits(model, test, 7), logits, rtol=1e-4, atol=1e-5)

@@ -27,8 +27,8 @@ from asma_fast.training import (
     transfer,
 )
 from asma_fast.training.checkpoint import load_checkpoint
+from asma_fast.training.finetune import prepared
 from asma_fast.training.models import load_model
-from asma_fast.training.parts import labelled_parts
 from asma_fast.training.records import read_logits, read_record
 
 CLIPS = [replace(clip, label=clip.label % 3) for clip in map(Synthetic(clips_per_class=3).clip, range(36))]
@@ -95,8 +95,7 @@ def test_its_record_names_both_sides(stores, tmp_path):
 
 def test_clips_of_fewer_joints_get_the_missing_ones_from_their_neighbours(stores):
     config = config_of(stores, stores, "kinect", "run25")
-    record = load_checkpoint(stores / "run25" / "hl.safetensors")[1]
-    mapped = labelled_parts(config, [record], foreign=True).train
+    mapped = prepared(config, foreign=True)[2].train
     names = list(mapped.skeleton.joints)
     assert mapped.skeleton == Skeleton.named("ntu-rgb+d")
     joint = {name: mapped.x[:, :, :, place] for place, name in enumerate(names)}
@@ -141,6 +140,8 @@ def test_where_no_map_leads_it_says_so_and_what_there_is(stores, tmp_path):
         transfer(config_of(stores, tmp_path / "out", str(toy.with_suffix("")), "run15"))
     with pytest.raises(ValueError, match=r"layout must be common-15, as for the encoders in .*run15; got kinect-v1"):
         transfer(config_of(stores, tmp_path / "out", "kinect", "run15", layout="kinect-v1"))
+    with pytest.raises(ValueError, match="bodies must be at most 1, got 2"):
+        transfer(config_of(stores, tmp_path / "out", "one", "run15", bodies=2))
     # Fine-tuning keeps to the run's own clips.
     given = {**LIGHT, "data": stores / "kinect.safetensors", "run": stores / "run25", "out": tmp_path / "out"}
     with pytest.raises(CheckpointError, match="was trained on skeleton ntu-rgb"):
