@@ -400,7 +400,7 @@ def test_latencies_are_of_one_thread_and_leave_threads_as_they_were():
 
 
 def test_processes_teach_what_one_process_teaches(home, tmp_path):
-    """Budget as in test_processes; of the logits, the sum of what the weights may differ by."""
+    """Budget as in test_processes."""
     printed = {}
     for count in (1, 2):
         given = {
@@ -418,5 +418,9 @@ def test_processes_teach_what_one_process_teaches(home, tmp_path):
         for count in (1, 2)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    logits = [read_logits(tmp_path / str(count) / "record-student.json")[0] for count in (1, 2)]
-    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+    first, second = (weights(tmp_path / str(count) / "student.safetensors") for count in (1, 2))
+    for name, tensor in first.items():
+        # Biases that a batch-norm takes out again move by rounding, and the running means follow them.
+        if name.startswith("model.") and not name.endswith(("conv.bias", "residual.0.bias", "running_mean")):
+            scale = tensor.abs().max().clamp_min(1e-6).item()
+            assert (tensor.double() - second[name].double()).abs().max().item() <= 1e-4 * scale, name
