@@ -87,7 +87,7 @@ def fuse(config: FuseConfig) -> FuseResult:
     protocols = list(dict.fromkeys(source.record["protocol"] for source in sources))
     seen: list[Any] = [source.record.get("test_clips_seen") for source in sources]
     names = dict.fromkeys(str(source.record["name"]) for source in sources)
-    about = {
+    about: dict[str, Any] = {
         "name": config.name or f"{' + '.join(names)}, fused",
         "protocol": protocols[0] if len(protocols) == 1 else " + ".join(protocols),
         "stream": streams,
