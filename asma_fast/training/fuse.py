@@ -85,9 +85,10 @@ def fuse(config: FuseConfig) -> FuseResult:
     )
     streams = "+".join(dict.fromkeys(source.stream for source in sources))
     protocols = list(dict.fromkeys(source.record["protocol"] for source in sources))
-    seen = [source.record.get("test_clips_seen") for source in sources]
-    about = {
-        "name": config.name or f"{' + '.join(dict.fromkeys(source.record['name'] for source in sources))}, fused",
+    seen: list[Any] = [source.record.get("test_clips_seen") for source in sources]
+    names = dict.fromkeys(str(source.record["name"]) for source in sources)
+    about: dict[str, Any] = {
+        "name": config.name or f"{' + '.join(names)}, fused",
         "protocol": protocols[0] if len(protocols) == 1 else " + ".join(protocols),
         "stream": streams,
         "seed": first["seed"],
@@ -99,7 +100,7 @@ def fuse(config: FuseConfig) -> FuseResult:
         ],
         **{key: first[key] for key in ("data", "budget", "untrained_classes") if key in first},
         "encoders": first.get("encoders", {}),
-        "test_clips_seen": None if None in seen else max(seen),
+        "test_clips_seen": None if None in seen else max(map(int, seen)),
     }
     record = make_record("fuse", scores, config, first["clips"], about)
     saved(config.out, record, logits=logits, labels=labels, ids=sources[0].arrays["ids"])

@@ -33,9 +33,9 @@ class Noise:
     ``jitter``
         Each coordinate of each joint of each present body and frame gets a normal number of that many centimetres.
     ``missing``
-        So many percent of the joints, rounded, at least one, are lost throughout the clip in all bodies, each joint as
-        likely as another; :func:`asma_fast.data.fill_missing` then puts each in its parent's place, as ``prepare``
-        does. One of shoulders and hips always stays known, or a torso could not be measured.
+        So many percent of the joints, rounded, at least one, are lost throughout the clip in all bodies, drawn alike
+        but for one shoulder and one hip of each clip, which always stay known, or a torso could not be measured.
+        :func:`asma_fast.data.fill_missing` then puts each in its parent's place, as ``prepare`` does.
     ``dropped``
         So many percent of the frames, rounded, at least one, are cut out; one frame stays.
     ``yaw``
@@ -102,8 +102,7 @@ def noisy(clips: Clips, noise: Noise) -> Clips:
 
 def _present(clip: Clip) -> NDArray[np.bool_]:
     """``(M, T, 1, 1)``: where a body is."""
-    present: NDArray[np.bool_] = clip.frames.any(axis=(2, 3), keepdims=True)
-    return present
+    return np.asarray(clip.frames.any(axis=(2, 3), keepdims=True))
 
 
 def _jitter(clip: Clip, skeleton: Skeleton, seed: int, sample: int, amount: float) -> Clip:
@@ -126,13 +125,11 @@ def _jitter(clip: Clip, skeleton: Skeleton, seed: int, sample: int, amount: floa
 
 def _missing(clip: Clip, skeleton: Skeleton, seed: int, sample: int, amount: float) -> Clip:
     order = np.argsort(uniform(seed, sample, np.arange(len(skeleton)), Purpose.DERIVE), kind="stable").tolist()
-    count = min(max(1, round(amount / 100 * len(skeleton))), len(skeleton) // 2)
-    lost = order[:count]
     hips = [skeleton.joints.index(name) for name in ("left hip", "right hip") if name in skeleton.joints]
-    torso = {*chain.from_iterable(skeleton.shoulders or ()), *hips}
-    if torso and torso <= set(lost):
-        last = max(torso, key=order.index)
-        lost = [joint for joint in lost if joint != last] + order[count : count + 1]
+    pairs = (list(chain.from_iterable(skeleton.shoulders or ())), hips)
+    kept = [max(pair, key=order.index) for pair in pairs if pair]
+    count = min(max(1, round(amount / 100 * len(skeleton))), len(skeleton) // 2)
+    lost = [joint for joint in order if joint not in kept][:count]
     missing = np.zeros(clip.frames.shape[:3], dtype=bool)
     missing[:, :, lost] = True
     return fill_missing(replace(clip, missing=missing), skeleton)
