@@ -73,7 +73,7 @@ def recipe_of(config: PipelineConfig) -> Recipe:
             f"name a recipe: a YAML file whose sections are the stages, or one that comes along ({', '.join(RECIPES)})"
         )
     path = config.recipe
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
+    if not path.is_file() and path.suffix not in (".yaml", ".yml"):
         if path.name not in RECIPES:
             near = difflib.get_close_matches(path.name, RECIPES, n=1, cutoff=0.0)
             raise ValueError(f"{path}: no such recipe; the nearest that comes along is {near[0]!r}")

@@ -108,6 +108,7 @@ class _State:
     fingerprint: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     records: list[str] = field(default_factory=list)
+    error: Exception | None = None
 
 
 def _stage(plan: Plan, stage: Stage, before: Mapping[str, _State], say: Tell) -> _State:
@@ -131,7 +132,7 @@ def _stage(plan: Plan, stage: Stage, before: Mapping[str, _State], say: Tell) ->
     except (ValueError, OSError, RuntimeError) as error:
         failed = StageLine(name, "failed", time.perf_counter() - began, (" ".join(str(error).split()),))
         say(str(failed))
-        return _State(failed)
+        return _State(failed, error=error)
     folder = plan.folder(name)
     state = _State(
         StageLine(name, "done", time.perf_counter() - began, done.notes),
@@ -276,5 +277,8 @@ def _reported(plan: Plan, report: ReportConfig, stages: Mapping[str, _State]) ->
         told = "; ".join(f"stage {name} failed: {line.notes[0]}" for name, line in failed.items())
         rest = [name for name, line in lines.items() if line.outcome == "not done"]
         waiting = f"; not done for want of it: {', '.join(rest)}" if rest else ""
-        raise TrainingError(f"{told}{waiting}; the rest is kept, and the same command goes on from there ({path})")
+        first = stages[next(iter(failed))].error
+        raise TrainingError(
+            f"{told}{waiting}; the rest is kept, and the same command goes on from there ({path})"
+        ) from first
     return RunResult(lines, records, table, path)

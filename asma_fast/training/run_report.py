@@ -19,7 +19,7 @@ from asma_fast.training.configs_measure import TableConfig
 from asma_fast.training.configs_run import ReportConfig
 from asma_fast.training.frozen import extractor, load_frozen
 from asma_fast.training.loop import read_losses
-from asma_fast.training.parts import labelled_parts
+from asma_fast.training.parts import any_clips
 from asma_fast.training.pictures import bars_figure, confusion_figure, loss_figure, projection_figure, robustness_figure
 from asma_fast.training.records import Floats, read_record, versions, warnings_of
 from asma_fast.training.report import write_page
@@ -185,17 +185,17 @@ def _projection(config: ReportConfig, plan: Plan, stages: Mapping[str, StageLine
         split = plan.configs["pretrain"].split
         asked = FeaturesConfig(data=plan.data, split=split, memory="none", **options)
         frozen = load_frozen(asked)
-        parts = labelled_parts(asked, frozen.records, frozen.where)
-        frozen.check(parts.test)
-        chosen = torch.arange(len(parts.test))
+        store, _, clips = any_clips(asked, frozen.records, "test", frozen.where)
+        frozen.check(clips)
+        chosen = torch.nonzero(clips.labels >= 0)[:, 0]
         if len(chosen) > config.clips:
             chosen = chosen[torch.linspace(0, len(chosen) - 1, config.clips).long()]
-        test = parts.test.take(chosen)
-        features = extractor(asked, frozen, parts.train)(test)
+        test = clips.take(chosen)
+        features = extractor(asked, frozen, test)(test)
         if len(features) < 4:
             return None
         points[name] = in_a_plane(features, config.projection, config.seed)
-        labels, classes = test.labels.numpy(), parts.store.classes
+        labels, classes = test.labels.numpy(), store.classes
     return projection_figure(points, labels, classes) if points else None
 
 
