@@ -16,6 +16,8 @@ from asma_fast.training.stages import STAGES, Plan, Stage
 REPORT = "report"
 SECTIONS = tuple(dict.fromkeys([*(stage.options for stage in STAGES), REPORT]))
 _OWN = ("out", "seed", "data")  # of the recipe itself
+# That the pipeline sets in every stage which has them.
+_SET = ("run", "checkpoint", "features", "dry_run", "stop_after", "progress")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def _option(where: str, name: str, value: Any) -> str:
     """An option that is shared, as the fields are called."""
     known = {item.name for stage in STAGES[1:] for item in fields(stage.config)}
     field = name.replace("-", "_")
+    if field in _SET:
+        raise ValueError(f"{where}: option {name} is set by the pipeline; leave it out")
     if field in known and not isinstance(value, Mapping):
         return field
     if isinstance(value, Mapping):

@@ -337,6 +337,7 @@ def test_without_labels_pretraining_is_kept(tmp_path):
         ({"pretrain": {"preset": "smal"}}, r"section pretrain: there is no preset 'smal'; the nearest is 'small'"),
         ({"align": {"preset": "small"}}, r"section align: there are no presets for it, got 'small'"),
         ({"probe": {"run": "x"}}, r"section probe: option run is set by the pipeline; leave it out"),
+        ({"stop-after": 3}, r"option stop-after is set by the pipeline; leave it out"),
         ({"probe": {"method": "svm"}}, r"section probe: method must be one of logistic, linear, knn; got 'svm'"),
         ({"pretrain": {"epochs": 0}}, r"section pretrain: epochs must be at least 1, got 0"),
         ({"report": {"projektion": "pca"}}, r"section report: there is no option 'projektion'; the nearest is 'proj"),
