@@ -143,7 +143,7 @@ def _losses(plan: Plan, stages: Mapping[str, StageLine]) -> dict[str, Figure]:
     curves: dict[str, Sequence[float]] = {}
     for name in ("pretrain", "baseline"):
         if name in stages:
-            curves |= read_losses(plan.folder(name) / "metrics.jsonl")
+            curves.update(read_losses(plan.folder(name) / "metrics.jsonl"))
     if curves:
         figures["Pretraining: BT(anchor, temporal) + BT(anchor, spatial)"] = loss_figure(curves)
     titles = {
