@@ -153,9 +153,9 @@ def _losses(plan: Plan, stages: Mapping[str, StageLine]) -> dict[str, Figure]:
         "distill": "Distillation: the teacher's word and the labels",
     }
     for name, title in titles.items():
-        curves = read_losses(plan.folder(name) / "metrics.jsonl") if name in stages else {}
-        if curves:
-            figures[title] = loss_figure(curves, label="loss")
+        found = read_losses(plan.folder(name) / "metrics.jsonl")
+        if name in stages and found:
+            figures[title] = loss_figure(found, label="loss")
     return figures
 
 
