@@ -220,6 +220,13 @@ def _table(config: Any) -> int:
     return 0
 
 
+def _run(config: Any) -> int:
+    from asma_fast.training import run
+
+    print(run(config, tell=lambda line: print(line, file=sys.stderr, flush=True)))
+    return 0
+
+
 def _demo(config: Any) -> int:
     from asma_fast.training import demo
 
@@ -285,6 +292,11 @@ VERBS: dict[str, Verb] = {
         "pretrain small encoders on synthetic or prepared clips, compare them, write a report",
         _demo,
         _configs("DemoConfig"),
+    ),
+    "run": Verb(
+        "go through the whole method by a recipe, from raw recordings to a student and a report; what is done is kept",
+        _run,
+        _configs("PipelineConfig", "configs_run"),
     ),
     "prepare": Verb("read raw recordings into a store", _prepare, _prepare_config),
     "convert": Verb("write a store for another toolbox, or in another joint layout", _convert, _convert_config),

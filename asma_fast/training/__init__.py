@@ -38,6 +38,9 @@ _HOMES = {
     "pretrain": "pretrain",
     "probe": "probe",
     "semi": "semi",
+    "PipelineConfig": "configs_run",
+    "RunResult": "run",
+    "run": "run",
     "transfer": "transfer",
     "RobustConfig": "configs_measure",
     "RetrieveConfig": "configs_measure",
@@ -74,6 +77,7 @@ __all__ = [
     "FuseConfig",
     "FuseResult",
     "InspectConfig",
+    "PipelineConfig",
     "PredictConfig",
     "Predictions",
     "PretrainConfig",
@@ -84,6 +88,7 @@ __all__ = [
     "RetrieveResult",
     "RobustConfig",
     "RobustResult",
+    "RunResult",
     "SemiConfig",
     "SemiResult",
     "Table",
@@ -103,6 +108,7 @@ __all__ = [
     "probe",
     "retrieve",
     "robust",
+    "run",
     "semi",
     "table",
     "transfer",
@@ -121,6 +127,7 @@ if TYPE_CHECKING:
         RobustConfig,
         TableConfig,
     )
+    from asma_fast.training.configs_run import PipelineConfig
     from asma_fast.training.configs_supervised import AlignConfig, FinetuneConfig, SemiConfig, TransferConfig
     from asma_fast.training.demo import DemoResult, demo
     from asma_fast.training.distill import DistillResult, distill
@@ -135,6 +142,7 @@ if TYPE_CHECKING:
     from asma_fast.training.probe import ProbeResult, probe
     from asma_fast.training.retrieve import RetrieveResult, retrieve
     from asma_fast.training.robust import RobustResult, robust
+    from asma_fast.training.run import RunResult, run
     from asma_fast.training.semi import SemiResult, semi
     from asma_fast.training.table import Table, table
     from asma_fast.training.transfer import transfer

@@ -94,14 +94,14 @@ def sheet_figure(clips: Mapping[str, torch.Tensor], skeleton: Skeleton, *, title
     return figure
 
 
-def loss_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
-    """Mean loss of each epoch, a curve an encoder."""
+def loss_figure(losses: Mapping[str, Sequence[float]], *, label: str = "Barlow Twins loss") -> Figure:
+    """Mean loss of each epoch, a curve a model."""
     figure = Figure(figsize=(6.5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     for colour, (encoder, values) in zip(COLOURS, losses.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values, label=encoder, color=colour)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("Barlow Twins loss")
+    axes.set_ylabel(label)
     if losses:
         axes.legend(frameon=False)
     return figure
@@ -126,6 +126,27 @@ def robustness_figure(records: Mapping[str, Mapping[str, Any]]) -> Figure:
     panels[0].set_ylabel("accuracy, %")
     panels[0].set_ylim(0, 100)
     panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def projection_figure(points: Mapping[str, NDArray[Any]], labels: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Name → ``(N, 2)``, a panel each, three in a row; colours and signs tell classes."""
+    columns = min(3, len(points))
+    rows = -(-len(points) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.6 * rows + 0.5 + 0.2 * (-(-len(classes) // 4))), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (name, found) in zip(figure.axes, points.items(), strict=False):
+        for number, label in enumerate(classes):
+            own = found[labels == number]
+            # As many colours as are told apart, each with several signs.
+            colour, sign = f"C{number % 10}", "os^Dv*"[number // 10 % 6]
+            axes.scatter(own[:, 0], own[:, 1], s=14, color=colour, marker=sign, linewidths=0, label=label)
+        axes.set_title(name, fontsize=10)
+        axes.set_aspect("equal", adjustable="datalim")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
