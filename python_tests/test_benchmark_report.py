@@ -131,6 +131,16 @@ def test_a_run_says_how_long_it_took_and_what_is_missing(
     assert "### " + LOSS in page
 
 
+@pytest.mark.parametrize(("two", "doubted"), [(90.0, True), (190.0, False)])
+def test_a_machine_that_was_not_quiet_is_named(report: Any, tmp_path: Path, two: float, doubted: bool) -> None:
+    limits = [
+        row(f"machine: sgemm 1024³, {n} threads", 0.01, rival="sgemm", kind="limit", threads=n, GFLOP_per_s=speed)
+        for n, speed in ((1, 100.0), (2, two))
+    ]
+    page = written(report, tmp_path, {**run(), "benchmarks": limits})
+    assert ("**Not quiet**" in page) == doubted
+
+
 def test_files_run_one_by_one_make_one_run(report: Any, tmp_path: Path) -> None:
     import suite
 
