@@ -139,13 +139,6 @@ def recorded_network(path: Path, record: Mapping[str, Any]) -> Network:
     return network
 
 
-def recorded_encoder(path: Path, record: Mapping[str, Any], seed: int) -> STGCN:
-    """An untrained encoder of the widths that a pretraining checkpoint's record tells."""
-    encoder = build_network(recorded_network(path, record), seed)
-    assert isinstance(encoder, STGCN)
-    return encoder
-
-
 def load_model(path: Path, *, recompute: bool = False) -> tuple[nn.Module, dict[str, Any]]:
     """The network of any checkpoint of ours, in eval mode, and the checkpoint's record.
 
