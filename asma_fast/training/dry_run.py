@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from asma_fast.nn import Projector, barlow_twins_loss
+from asma_fast.nn import barlow_twins_loss
 from asma_fast.philox import derive_seed
-from asma_fast.training.augment import Augmentation
 from asma_fast.training.configs import PretrainConfig
 from asma_fast.training.dataset import HELD_BYTES, Batch, Clips, EpochBatches, training_clips
-from asma_fast.training.masks import Masking
-from asma_fast.training.models import build_encoder, initial_seed
-from asma_fast.training.pretrain import STREAMS, ThreeStreams, TrainingError
+from asma_fast.training.loop import planned_epochs
+from asma_fast.training.pretrain import STREAMS, TrainingError, three_streams
 
 _CLIPS = 8  # of the step
 _ADAM = 4  # weights, gradients and two moments
@@ -123,9 +121,7 @@ def dry_run(config: PretrainConfig, clips: Clips | None = None) -> DryRun:
         split, clips = training_clips(replace(config, memory="none"))
         config = replace(config, split=split)
     batches = EpochBatches(len(clips), config.batch, config.seed, world=config.devices)
-    epochs = math.ceil(config.steps / len(batches)) if config.steps else config.epochs
-    if config.warmup >= 1 and config.warmup >= epochs:
-        raise ValueError(f"warmup ({config.warmup:g} epochs) must be shorter than the run ({epochs} epochs)")
+    epochs = planned_epochs(config, len(batches))
     rows = next(iter(batches))
     batch = Batch(*(fabric.to_device(part) for part in clips.batch(rows[:_CLIPS])))
     encoders = {name: _step(name, config, clips, batch, fabric) for name in config.encoders}
@@ -146,18 +142,8 @@ def dry_run(config: PretrainConfig, clips: Clips | None = None) -> DryRun:
 
 
 def _step(name: str, config: PretrainConfig, clips: Clips, batch: Batch, fabric: Any) -> EncoderDryRun:
-    encoder = build_encoder(
-        config, clips.skeleton, clips.x.shape[1], initial_seed(config.seed), recompute=config.recompute
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        projector = Projector(encoder.out_channels, config.projector)
-    streams = ThreeStreams(
-        encoder,
-        projector,
-        Augmentation(config, clips.skeleton, clips.sided),
-        Masking.of(name, config, clips.skeleton),
-    )
+    streams = three_streams(name, config, clips)
+    encoder, projector = streams.encoder, streams.projector
     views: list[tuple[int, int]] = []
 
     def watch(_: nn.Module, given: tuple[Any, ...]) -> None:

@@ -47,6 +47,23 @@ def learning_rate(config: OptimiserConfig, epochs: int, position: float) -> floa
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
 
 
+def planned_epochs(config: OptimiserConfig, steps: int) -> int:
+    """Epochs of a run's schedule, at ``steps`` steps an epoch.
+
+    Raises
+    ------
+    ValueError
+        If the warm-up is as long.
+    """
+    epochs = math.ceil(config.steps / steps) if config.steps else config.epochs
+    if config.warmup >= 1 and config.warmup >= epochs:
+        raise ValueError(
+            f"warmup ({config.warmup:g} epochs) must be shorter than the run ({epochs} "
+            f"epoch{'s' if epochs > 1 else ''}): lower --warmup (below 1 it is a share), or train for longer"
+        )
+    return epochs
+
+
 class TrainingRun:
     """One model on its way from its first to its last epoch; continued where its checkpoint left off.
 
@@ -103,12 +120,7 @@ class TrainingRun:
         self.free = {*RunConfig.__dataclass_fields__, "data", "memory", "protocol", *free} - _BINDING
         rank, world = fabric.global_rank, fabric.world_size
         self.batches = EpochBatches(len(clips), config.batch, derive_seed(config.seed, BATCHES), rank, world)
-        self.epochs = math.ceil(config.steps / len(self.batches)) if config.steps else config.epochs
-        if config.warmup >= 1 and config.warmup >= self.epochs:
-            raise ValueError(
-                f"warmup ({config.warmup:g} epochs) must be shorter than the run ({self.epochs} "
-                f"epoch{'s' if self.epochs > 1 else ''}): lower --warmup (below 1 it is a share), or train for longer"
-            )
+        self.epochs = planned_epochs(config, len(self.batches))
         self.stop = min(self.epochs, config.stop_after or self.epochs)
         kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

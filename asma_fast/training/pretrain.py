@@ -118,13 +118,19 @@ def _pretrain(config: PretrainConfig, clips: Clips, fabric: Any) -> PretrainResu
     )
 
 
-def _encoder_run(name: str, config: PretrainConfig, clips: Clips, fabric: Any) -> TrainingRun:
-    coordinates = clips.x.shape[1]
-    encoder = build_encoder(config, clips.skeleton, coordinates, initial_seed(config.seed), recompute=config.recompute)
+def three_streams(name: str, config: PretrainConfig, clips: Clips) -> ThreeStreams:
+    """The untrained model of the encoder of that name; its weights depend on the config's seed only."""
+    encoder = build_encoder(
+        config, clips.skeleton, clips.x.shape[1], initial_seed(config.seed), recompute=config.recompute
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, PROJECTOR))
         projector = Projector(encoder.out_channels, config.projector)
-    masking = Masking.of(name, config, clips.skeleton)
+    augmentation = Augmentation(config, clips.skeleton, clips.sided)
+    return ThreeStreams(encoder, projector, augmentation, Masking.of(name, config, clips.skeleton))
+
+
+def _encoder_run(name: str, config: PretrainConfig, clips: Clips, fabric: Any) -> TrainingRun:
     # By name, so that an encoder trains alike whatever others the run has.
     key = zlib.crc32(name.encode())
 
@@ -137,12 +143,12 @@ def _encoder_run(name: str, config: PretrainConfig, clips: Clips, fabric: Any) -
     return TrainingRun(
         name,
         config.out / f"{name}.safetensors",
-        ThreeStreams(encoder, projector, Augmentation(config, clips.skeleton, clips.sided), masking),
+        three_streams(name, config, clips),
         clips,
         config,
         fabric,
         step=step,
         kind="pretrain",
-        record={"network": encoder_network(config, clips.skeleton, coordinates)},
+        record={"network": encoder_network(config, clips.skeleton, clips.x.shape[1])},
         free=("encoders", "dry_run"),
     )
