@@ -12,6 +12,8 @@ from pathlib import Path
 
 import asma_fast
 
+PACKAGE_ROOT = Path(asma_fast.__file__).resolve().parents[1]
+
 
 def run_program(code: str, *words: object, without: Iterable[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run code, warnings as errors, with words as its arguments and the packages ``without`` impossible to import."""
@@ -27,6 +29,21 @@ def run_program(code: str, *words: object, without: Iterable[str] = ()) -> subpr
         )
 
 
+def start_verb(*words: str, module: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
+    """``asma-fast WORDS`` in a process of its own, run by ``module`` where one is named; paths must be absolute.
+
+    With one thread, since torch's own reductions depend on their number.
+    """
+    return subprocess.Popen(
+        [sys.executable, *module, "-m", "asma_fast.cli", *words],
+        cwd=PACKAGE_ROOT,  # with -m the working folder comes first on the path
+        env=program_environment(OMP_NUM_THREADS="1", **environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def program_output(code: str, *words: object, without: Iterable[str] = ()) -> str:
     """What the program printed; it must succeed."""
     done = run_program(code, *words, without=without)
@@ -36,8 +53,7 @@ def program_output(code: str, *words: object, without: Iterable[str] = ()) -> st
 
 def program_environment(**more: str) -> dict[str, str]:
     """This process's environment with the tested asma_fast first on the path."""
-    package = str(Path(asma_fast.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **more}
 
 

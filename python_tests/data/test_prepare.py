@@ -228,7 +228,7 @@ def test_fifty_kills_at_any_moment_lose_nothing(folder: Path) -> None:
     words = [sys.executable, "-W", "error", "-c", textwrap.dedent(program), str(out), str(folder)]
     rng, longest, kills, underway = np.random.default_rng(11), 1.0, 0, 0
     while kills < 50:
-        with subprocess.Popen(words, env=program_environment(), stdout=subprocess.PIPE) as child:
+        with subprocess.Popen(words, cwd=folder.parent, env=program_environment(), stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"go\n"
             started = time.monotonic()

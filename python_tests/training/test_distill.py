@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from programs import start_verb
 from test_finetune import LIGHT
-from test_processes import finish, start, start_all
+from test_processes import finish, start_all
 from toys import CLASSES, SKELETON, half, tiny, toy_store
 
 import asma_fast.training.teachers as teachers_module
@@ -411,7 +412,9 @@ def test_processes_teach_what_one_process_teaches(home, tmp_path):
             "out": tmp_path / str(count),
         }
         words = ["distill", "--no-progress", *(f"--{key.replace('_', '-')}={value}" for key, value in given.items())]
-        printed[count] = [finish(process) for process in ([start(words)] if count == 1 else start_all(count, words))]
+        printed[count] = [
+            finish(process) for process in ([start_verb(*words)] if count == 1 else start_all(count, words))
+        ]
     assert [bool(out) for out in printed[2]] == [True, False]
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / str(count) / "metrics.jsonl").read_text().splitlines()]

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from programs import program_environment
+from programs import start_verb
 from toys import SKELETON, TINY, renamed, tiny, toy_clips, toy_store
 
 from asma_fast import Skeleton
@@ -93,10 +92,7 @@ def test_kill_nine_then_resume_is_the_same_run(tmp_path):
     store, out = toy_store(tmp_path / "toy.safetensors"), tmp_path / "run"
     options = {**TINY, "epochs": 24, "encoders": "hl", "data": store, "split": "half", "frames": 16}
     words = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in options.items() if key != "progress"]
-    command = [sys.executable, "-m", "asma_fast.cli", "pretrain", *words, "--no-progress", f"--out={out}"]
-    # torch's own reductions depend on the number of threads, and these tests run on one.
-    one_thread = program_environment(OMP_NUM_THREADS="1")
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, env=one_thread)
+    process = start_verb("pretrain", *words, "--no-progress", f"--out={out}")
     try:
         deadline = time.monotonic() + 90
         while len(read_losses(out / "metrics.jsonl").get("hl", [])) < 3:
@@ -105,7 +101,7 @@ def test_kill_nine_then_resume_is_the_same_run(tmp_path):
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     reached = load_checkpoint(out / "hl.safetensors")[1]["epoch"]
     assert 2 <= reached < 24
     with (out / "metrics.jsonl").open("a") as metrics:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from programs import program_environment
+from programs import start_verb
 from toys import TINY, toy_store
 
 from asma_fast.training.checkpoint import load_checkpoint
@@ -30,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     """A store, and a run of one process on it."""
     folder = tmp_path_factory.mktemp("processes")
     toy_store(folder / "toy.safetensors", 54)
-    finish(start(words(folder, "one")))
+    finish(start_verb(*words(folder, "one")))
     return folder
 
 
@@ -47,24 +46,13 @@ def text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
-    """The command, with one thread: torch's own reductions depend on their number."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "asma_fast.cli", *arguments],
-        env=program_environment(OMP_NUM_THREADS="1", **environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def start_all(count: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
     """As torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [start(arguments, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(count)]
+    return [start_verb(*arguments, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(count)]
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -96,18 +84,10 @@ def test_processes_train_what_one_process_trains(folder, count):
 
 
 def test_torchrun_starts_them_and_another_number_goes_on(folder):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.run(
-        [*command, "-m", "asma_fast.cli", *words(folder, "torchrun", stop_after=2)],
-        env=program_environment(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    finish(start_verb(*words(folder, "torchrun", stop_after=2), module=torchrun))
     assert load_checkpoint(folder / "torchrun" / "hl.safetensors")[1]["epoch"] == 2
-    finish(start(words(folder, "torchrun")))
+    finish(start_verb(*words(folder, "torchrun")))
     assert_same_run(folder / "one", folder / "torchrun")
 
 
