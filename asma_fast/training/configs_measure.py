@@ -161,7 +161,7 @@ class TableConfig:
 
     records: tuple[Path, ...] = option((), "records to compare; several seeds of one row are joined", positional=True)
     baseline: tuple[Path, ...] = option((), "record that the others are compared with; several: its seeds")
-    resamples: int = option(10_000, "of the paired bootstrap over clips")
+    resamples: int = option(10_000, "of the paired bootstrap")
     seed: int = option(0, "of the bootstrap")
     out: Path | None = option(None, "file to write the table to; by default it is printed")
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
+from asma_fast.training.bootstrap import Interval, bootstrap_difference
 from asma_fast.training.checkpoint import write_text
 from asma_fast.training.configs_measure import TableConfig
 from asma_fast.training.published import protocol_of, published_beside
 from asma_fast.training.records import Labels, read_arrays, read_record
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +58,8 @@ class Row:
         return float(found.low), float(found.high)
 
     def hits(self) -> tuple[Labels, NDArray[np.float64]] | None:
-        """Ids of the test clips, ascending, and of each how often it was named right over seeds and draws; None where a
-        record has no logits, or seeds were measured on different clips."""
+        """Ids of the test clips, ascending, and ``(S, N)``: by seed, how often each was named right over draws; None
+        where a record has no logits, or seeds were measured on different clips."""
         found = []
         for record, path in zip(self.records, self.paths, strict=True):
             if not record.get("logits"):
@@ -71,7 +70,7 @@ class Row:
             found.append((arrays["ids"][order], right.mean(axis=0)[order]))
         if any(not np.array_equal(ids, found[0][0]) for ids, _ in found):
             return None
-        return found[0][0], np.mean([right for _, right in found], axis=0)
+        return found[0][0], np.stack([right for _, right in found])
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,8 @@ def table(config: TableConfig) -> Table:
 
     Records that differ in their seed alone (same name, kind, protocol, stream, data and budget) are one row: mean ±
     standard deviation. Differences from the baseline are over the clips that both were measured on, with a 95 %
-    percentile interval by a paired bootstrap over clips (Efron and Tibshirani, 1993): what another draw of test clips
-    would change, not what another seed would.
+    percentile interval by a paired bootstrap (:func:`~asma_fast.training.bootstrap.bootstrap_difference`): over seeds
+    and clips where both have the same seeds, else over clips alone, what another draw of test clips would change.
 
     Raises
     ------
@@ -162,24 +161,9 @@ def _seeds(record: Mapping[str, Any]) -> list[Any]:
     return [record["seed"], *(one["config"].get("seed") for one in record.get("encoders", {}).values())]
 
 
-def difference(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], resamples: int, seed: int
-) -> tuple[float, Interval]:
-    """Mean of ours − theirs over clips, and its 95 % percentile interval by a paired bootstrap.
-
-    Examples
-    --------
-    >>> difference(np.ones(9), np.zeros(9), 100, 0)
-    (1.0, (1.0, 1.0))
-    """
-    change = ours - theirs
-    if np.ptp(change) == 0:
-        return float(change[0]), (float(change[0]), float(change[0]))
-    batch = max(1, 2_000_000 // len(change))
-    found = bootstrap(
-        (change,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(change.mean()), (float(found.low), float(found.high))
+def _all_seeds(row: Row) -> list[Any]:
+    """In order, of a row; the encoders' own are not told, for rows may differ in their number."""
+    return [record["seed"] for record in row.records]
 
 
 def _baseline(paths: Sequence[Path]) -> Row | None:
@@ -230,7 +214,10 @@ def _difference(config: TableConfig, row: Row, baseline: Row, against: tuple[Lab
     hits = row.hits() if same else None
     if hits is None or not np.array_equal(hits[0], against[0]):
         return "–"
-    mean, (low, high) = difference(hits[1], against[1], config.resamples, config.seed)
+    ours, theirs = hits[1], against[1]
+    if _all_seeds(row) != _all_seeds(baseline):
+        ours, theirs = ours.mean(0, keepdims=True), theirs.mean(0, keepdims=True)
+    mean, (low, high) = bootstrap_difference([ours - theirs], config.resamples, config.seed)
     return f"{100 * mean:+.2f} ({100 * low:+.2f} … {100 * high:+.2f})"
 
 
@@ -238,8 +225,8 @@ def _notes(rows: Sequence[Row], baseline: Row | None, sources: Mapping[str, None
     notes = ["Intervals are Wilson's, 95 %, over test clips; ± is the standard deviation over seeds or draws."]
     if baseline is not None:
         notes.append(
-            f"Differences are from {baseline.record['name']}, with a 95 % paired bootstrap over test clips; – where "
-            "the clips or logits are not the same."
+            f"Differences are from {baseline.record['name']}, with a 95 % paired bootstrap over test clips, and over "
+            "seeds where both have the same; – where the clips or logits are not the same."
         )
     if sources:
         notes.append(f"Published numbers were not measured again: {'; '.join(sources)}.")

@@ -14,7 +14,7 @@ from asma_fast.training.probe import held_out_logits
 from asma_fast.training.protocols import PROTOCOLS
 from asma_fast.training.published import PUBLISHED, published_beside
 from asma_fast.training.records import make_record, read_arrays, read_record, saved, scores_of
-from asma_fast.training.table import difference, grouped
+from asma_fast.training.table import grouped
 
 DATA = {"dataset": "toy", "fingerprint": "f", "split": "half", "protocol": None, "layout": None}
 
@@ -214,14 +214,20 @@ def test_differences_are_paired_over_the_same_clips(tmp_path):
     assert "published" not in str(result)
 
 
-def test_the_interval_of_a_difference_covers_it_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        ours, theirs = rng.random(150) < 0.7, rng.random(150) < 0.6
-        _, (low, high) = difference(ours.astype(float), theirs.astype(float), 400, trial)
-        covered += low <= 0.1 <= high
-    assert 0.9 <= covered / 200 <= 0.99
+def test_the_same_seeds_are_paired(tmp_path):
+    """What a seed adds to both rows alike is no part of their difference; where seeds differ, it is."""
+    paths = {}
+    for name, gain in (("base", 0.0), ("ours", 0.1)):
+        for seed, share in ((0, 0.5), (1, 0.9)):
+            paths[name, seed] = record_of(
+                tmp_path / f"{name}{seed}.json", logits_of(100, share + gain), name=name, seed=seed
+            )
+    both = [paths[key] for key in sorted(paths)]
+    result = tabled(both, baseline=[paths["base", 0], paths["base", 1]])
+    assert result.rows[1]["difference, points"].startswith("+10.00 (+")
+    assert "over seeds where both have the same" in str(result)
+    alone = tabled(both[2:], baseline=[paths["base", 0]])
+    assert alone.rows[0]["difference, points"].startswith("+30.00")
 
 
 def test_published_numbers_stand_beside_the_same_protocol_only(tmp_path):
