@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data import Preprocessing, Store
+from asma_fast.data.summary import check
 from asma_fast.training.configs import PRETRAIN_PRESETS, PretrainConfig
 from asma_fast.training.dataset import Clips, load_clips
 
@@ -19,6 +20,7 @@ CHANNELS = (8, 8, 8, 8, 16, 16, 16, 32, 32, 128)
 SEEDS = (0, 1, 2, 3, 4)
 SECOND = 100  # added to the seed of a row's second encoder
 PRETRAINED_ON = ("nw-ucla", "utd-mhad")  # training parts, joined
+SHOTS = 5
 
 Rows = NDArray[np.int64]
 Folds = dict[str, tuple[Rows, Rows]]  # name → rows that train, rows that are asked
@@ -41,31 +43,33 @@ class Settings:
     rotation: float = 45.0
     projector: int = 512
     off_diagonal: float = 0.02
+    align_lr: float = 1e-3
+    finetune_lr: float = 1e-3
 
     @property
     def name(self) -> str:
-        """As a file name."""
-        return "_".join(f"{key}={value:g}" for key, value in vars(self).items())
+        """Of what decides the pretraining, as a file name."""
+        told = {key: value for key, value in vars(self).items() if key not in ("align_lr", "finetune_lr")}
+        return "_".join(f"{key}={value:g}" for key, value in told.items())
 
-    def pretraining(self, encoder: str, seed: int, data: Path, out: Path) -> PretrainConfig:
-        """The config of one encoder's pretraining."""
+    def pretraining(self, encoder: str, seed: int, work: Path, sets: Sequence[str], out: Path) -> PretrainConfig:
+        """The config of one encoder's pretraining, on the training parts of those sets."""
         small = PRETRAIN_PRESETS["small"]
         own = {
+            **self.views,
             "steps": self.steps,
             "batch": self.batch,
             "lr": self.lr,
-            "shear": self.shear,
-            "rotation_main": self.rotation,
             "projector": self.projector,
             "off_diagonal": self.off_diagonal * self.batch / self.projector,
         }
         return PretrainConfig(
             **{**small, **own, **ENCODERS[encoder]},
-            data=data,
+            data=Path(",".join(str(SETS[name].file(work)) for name in sets)),
+            split=",".join(SETS[name].splits[0] for name in sets),
             layout=LAYOUT,
             frames=FRAMES,
             bodies=1,
-            flip=0.0,
             channels=CHANNELS,
             seed=seed,
             out=out,
@@ -74,18 +78,63 @@ class Settings:
             progress=False,
         )
 
+    @property
+    def views(self) -> dict[str, Any]:
+        """Augmentation, with and without labels."""
+        small = PRETRAIN_PRESETS["small"]
+        kept = {key: small[key] for key in ("crop", "rotation", "rotation_other")}
+        return {**kept, "shear": self.shear, "rotation_main": self.rotation, "flip": 0.0}
 
-# One after the other, in this order, the best so far kept.
-GRID: tuple[tuple[dict[str, float], ...], ...] = (
-    ({"lr": 1e-3}, {"lr": 3e-3}),
-    ({"shear": 0.2, "rotation": 45}, {"shear": 0.5, "rotation": 45}, {"shear": 0.2, "rotation": 15}),
+    def labelled(self, seed: int, out: Path, **own: Any) -> dict[str, Any]:
+        """Options of any training with labels."""
+        return {
+            **self.views,
+            **own,
+            "preprocessing": "small",
+            "layout": LAYOUT,
+            "frames": FRAMES,
+            "optimiser": "adamw",
+            "weight_decay": 1e-4,
+            "schedule": "step",
+            "warmup": 0.05,
+            "seed": seed,
+            "out": out,
+            "save_every": 10_000,
+            "accelerator": "cpu",
+            "progress": False,
+        }
+
+
+# Of training with labels. The student's blocks are 5.5 % of its teacher's parameters.
+ALIGN: dict[str, Any] = {"width": 128, "steps": 500, "batch": 64}
+FINETUNE: dict[str, Any] = {"steps": 300, "batch": 32}
+FINETUNE_SHOTS: dict[str, Any] = {"steps": 200, "batch": 32}
+DISTILL: dict[str, Any] = {
+    "channels": (16, 16, 32, 48),
+    "strides": (2, 1, 2, 1),
+    "taps": 5,
+    "steps": 1500,
+    "batch": 32,
+    "lr": 2e-3,
+}
+
+# Column that decides, and settings that are tried; one line after the other, the best so far kept.
+GRID: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
+    ("linear", ({"lr": 1e-3}, {"lr": 3e-3})),
+    ("linear", ({"shear": 0.2, "rotation": 45}, {"shear": 0.5, "rotation": 45}, {"shear": 0.2, "rotation": 15})),
     (
-        {"projector": 256, "off_diagonal": 0.02},
-        {"projector": 512, "off_diagonal": 0.02},
-        {"projector": 512, "off_diagonal": 0.01},
-        {"projector": 1024, "off_diagonal": 0.02},
+        "linear",
+        (
+            {"projector": 256, "off_diagonal": 0.02},
+            {"projector": 512, "off_diagonal": 0.02},
+            {"projector": 512, "off_diagonal": 0.01},
+            {"projector": 1024, "off_diagonal": 0.02},
+        ),
     ),
+    ("aligned", ({"align_lr": 1e-3}, {"align_lr": 5e-3})),
+    ("finetuned", ({"finetune_lr": 1e-3}, {"finetune_lr": 3e-3})),
 )
+SETTINGS = Settings()  # what `study.py select` chose
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "pstl": {"encoders": ("high-high",), "last": "zero"},
@@ -103,49 +152,87 @@ class Row:
 
     Parameters
     ----------
+    key, name
+        In file names, and in tables.
     kind
         ``pretrained``; ``random``, untrained with batch-norms calibrated on the training clips; or ``raw`` coordinates.
     """
 
+    key: str
     name: str
     encoders: tuple[tuple[str, int], ...] = ()
     kind: str = "pretrained"
 
 
-def _twice(name: str, first: str, second: str = "") -> Row:
-    return Row(name, ((first, 0), (second or first, SECOND)))
+def _twice(key: str, name: str, first: str, second: str = "") -> Row:
+    return Row(key, name, ((first, 0), (second or first, SECOND)))
 
 
-ASMA = _twice("ASMa (hl + lh)", "hl", "lh")
-PSTL1 = Row("PSTL ×1", (("pstl", 0),))
-PSTL2 = _twice("PSTL ×2", "pstl")
-RAW = Row("raw coordinates", kind="raw")
-RANDOM1 = Row("untrained ×1", (("pstl", 0),), "random")
-RANDOM2 = Row("untrained ×2", (("pstl", 0), ("pstl", SECOND)), "random")
+ASMA = _twice("asma", "ASMa (hl + lh)", "hl", "lh")
+PSTL1 = Row("pstl-1", "PSTL ×1", (("pstl", 0),))
+PSTL2 = _twice("pstl-2", "PSTL ×2", "pstl")
+RAW = Row("raw", "raw coordinates", kind="raw")
+SCRATCH = Row("scratch", "from scratch", (("pstl", 0),), "scratch")
 ROWS = (
     RAW,
-    RANDOM1,
-    RANDOM2,
-    _twice("no masks ×2", "none-none"),
-    _twice("random masks ×2", "random-random"),
+    Row("untrained-1", "untrained ×1", (("pstl", 0),), "untrained"),
+    Row("untrained-2", "untrained ×2", (("pstl", 0), ("pstl", SECOND)), "untrained"),
+    _twice("none-2", "no masks ×2", "none-none"),
+    _twice("random-2", "random masks ×2", "random-random"),
     PSTL1,
     PSTL2,
-    _twice("low-low ×2", "low-low"),
-    _twice("hl ×2", "hl"),
-    _twice("lh ×2", "lh"),
+    _twice("low-low-2", "low-low ×2", "low-low"),
+    _twice("hl-2", "hl ×2", "hl"),
+    _twice("lh-2", "lh ×2", "lh"),
     ASMA,
+)
+PAIRS = tuple(row for row in ROWS if row.kind == "pretrained" and len(row.encoders) == 2)
+LABELLED = (SCRATCH, PSTL1, PSTL2, ASMA)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One thing that is measured.
+
+    Parameters
+    ----------
+    sets, rows
+        Of which data sets, in which rows.
+    """
+
+    name: str
+    sets: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+LARGE, ALL = ("nw-ucla", "utd-mhad"), ("nw-ucla", "utd-mhad", "sbu", "irds")
+# In the order in which they are measured.
+COLUMNS = (
+    Column("linear", ALL, ROWS),
+    Column("knn", ALL, ROWS),
+    Column("rbf", LARGE, (RAW,)),
+    Column("aligned", ALL, PAIRS),
+    Column("robust", LARGE, (PSTL1, PSTL2, ASMA)),
+    Column("student", LARGE, (ASMA,)),
+    Column("student-alone", LARGE, (ASMA,)),
+    Column("finetuned", LARGE, LABELLED),
+    Column("shots", LARGE, LABELLED),
+    Column("transfer", LARGE, (PSTL1, ASMA)),
 )
 
 
-def pretrainings() -> list[tuple[str, int]]:
-    """Encoder and seed of all that is pretrained: what the claims are about first."""
-    rows = [PSTL1, PSTL2, ASMA, *ROWS]
-    wanted = [(encoder, seed + more) for row in rows for seed in SEEDS for encoder, more in _trained(row)]
+def pretrainings() -> list[tuple[tuple[str, ...], str, int]]:
+    """Data sets, encoder and seed of all that is pretrained: what most claims are about first."""
+    rows = [PSTL1, PSTL2, ASMA, *(row for row in ROWS if row.kind == "pretrained")]
+    transfer = COLUMNS[-1]
+    wanted: list[tuple[tuple[str, ...], str, int]] = [(PRETRAINED_ON, *one) for one in _encoders(rows[:3])]
+    wanted += [((dataset,), *one) for dataset in transfer.sets for one in _encoders(transfer.rows)]
+    wanted += [(PRETRAINED_ON, *one) for one in _encoders(rows)]
     return list(dict.fromkeys(wanted))
 
 
-def _trained(row: Row) -> tuple[tuple[str, int], ...]:
-    return row.encoders if row.kind == "pretrained" else ()
+def _encoders(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    return [(encoder, seed + more) for seed in SEEDS for row in rows for encoder, more in row.encoders]
 
 
 @dataclass(frozen=True)
@@ -156,6 +243,8 @@ class DataSet:
     ----------
     source
         Folder of the raw recordings, below that of all.
+    splits
+        Its folds: names of the store's splits.
     bodies
         Of a clip.
     inner
@@ -164,6 +253,7 @@ class DataSet:
 
     name: str
     source: str
+    splits: tuple[str, ...]
     bodies: int = 1
     inner: Callable[[Store], Folds] = field(default=lambda store: {})
 
@@ -173,7 +263,12 @@ class DataSet:
 
     def folds(self, store: Store) -> Folds:
         """The published ones."""
-        return {name: store.split(name) for name in store.splits}
+        return {name: store.split(name) for name in self.splits}
+
+    def repeated(self, store: Store) -> Rows:
+        """Test clips that hold the frames of a training clip."""
+        leaks = [finding.clips for finding in check(store) if finding.kind == "leak"]
+        return np.array(sorted({clip for clips in leaks for clip in clips}), dtype=np.int64)
 
     def clips(self, store: Store, rows: Rows) -> Clips:
         """As the encoders see them."""
@@ -198,14 +293,9 @@ def _each_held_out(split: str, column: str) -> Callable[[Store], Folds]:
 SETS: Mapping[str, DataSet] = {
     one.name: one
     for one in (
-        DataSet("nw-ucla", "nw-ucla/all_sqe", inner=_each_held_out("xview", "cameras")),
-        DataSet("utd-mhad", "utd-mhad/Skeleton", inner=_each_held_out("xsub", "subjects")),
-        DataSet("sbu", "sbu", bodies=2),
-        DataSet("irds", "irds/RawDataCopy"),
+        DataSet("nw-ucla", "nw-ucla/all_sqe", ("xview",), inner=_each_held_out("xview", "cameras")),
+        DataSet("utd-mhad", "utd-mhad/Skeleton", ("xsub",), inner=_each_held_out("xsub", "subjects")),
+        DataSet("sbu", "sbu", ("fold1", "fold2", "fold3", "fold4", "fold5"), bodies=2),
+        DataSet("irds", "irds/RawDataCopy", ("subject215", "subject216", "subject217")),
     )
 }
-
-
-def joined(work: Path, sets: Sequence[str] = PRETRAINED_ON) -> Path:
-    """The stores that are pretrained on, as ``pretrain --data`` names them."""
-    return Path(",".join(str(SETS[name].file(work)) for name in sets))

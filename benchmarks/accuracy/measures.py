@@ -1,63 +1,113 @@
-"""What the study measures of encoders that it has: features, made once, and probes of them."""
+"""The columns of the study: each gives logits of the test clips for a row, a seed, a data set and a fold of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from design import PRETRAINED_ON, SETS, Folds, Row, Rows, Settings, joined
+import torch
+from design import (
+    ALIGN,
+    DISTILL,
+    FINETUNE,
+    FINETUNE_SHOTS,
+    PRETRAINED_ON,
+    SETS,
+    SHOTS,
+    Row,
+    Rows,
+    Settings,
+)
 
 from asma_fast.data import Store
+from asma_fast.training import distill
+from asma_fast.training.align import pair_of
+from asma_fast.training.align import trained as align_trained
 from asma_fast.training.checkpoint import replacing
 from asma_fast.training.configs import ProbeConfig
+from asma_fast.training.configs_distill import DistillConfig
+from asma_fast.training.configs_measure import CONDITIONS
+from asma_fast.training.configs_supervised import AlignConfig, FinetuneConfig
 from asma_fast.training.dataset import Clips, training_clips
 from asma_fast.training.features import calibrate, extract_features, raw_features
-from asma_fast.training.models import build_encoder, initial_seed, load_encoder
-from asma_fast.training.probe import ProbeResult, probe_features
-from asma_fast.training.records import Floats
+from asma_fast.training.finetune import Source
+from asma_fast.training.finetune import trained as finetune_trained
+from asma_fast.training.launch import launched
+from asma_fast.training.models import build_encoder, initial_seed, load_encoder, load_model
+from asma_fast.training.noise import Noise, noisy
+from asma_fast.training.probe import probe_features
+from asma_fast.training.records import Floats, read_record, scores_of, write_record
+from asma_fast.training.semi import draw
+from asma_fast.training.supervised import predict_logits
+
+Fold = tuple[Rows, Rows]
 
 
 @dataclass(frozen=True)
 class Study:
-    """Where the study is kept, and its settings."""
+    """Where the study is kept, its settings, and what its encoders were pretrained on."""
 
     work: Path
     settings: Settings
+    sets: tuple[str, ...] = PRETRAINED_ON
 
     def encoder(self, name: str, seed: int) -> Path:
         """Folder of one encoder's pretraining."""
-        return self.work / "encoders" / self.settings.name / f"{name}-{seed}"
+        return self.work / "encoders" / f"{self.settings.name}_{'+'.join(self.sets)}" / f"{name}-{seed}"
 
-    def checkpoint(self, name: str, seed: int) -> Path:
-        """Of one encoder."""
-        (file,) = self.encoder(name, seed).glob("*.safetensors")
-        return file
+    def folders(self, row: Row, seed: int) -> list[Path]:
+        """Of a row's encoders."""
+        return [self.encoder(name, seed + more) for name, more in row.encoders]
+
+    def checkpoints(self, row: Row, seed: int) -> list[Path]:
+        """Of a row's encoders."""
+        return [file for folder in self.folders(row, seed) for file in folder.glob("*.safetensors")]
+
+    def transferred_to(self, dataset: str) -> Study:
+        """With encoders that never saw a data set."""
+        return replace(self, sets=tuple(name for name in PRETRAINED_ON if name != dataset))
+
+    def folder(self, column: str, dataset: str, fold: str) -> Path:
+        """Of the records of a column."""
+        return self.work / "records" / column / f"{dataset}-{fold}"
 
     def store(self, dataset: str) -> Store:
         """A prepared store."""
         return _store(SETS[dataset].file(self.work))
 
+    def all_clips(self, dataset: str) -> Clips:
+        """Every clip of a data set, as the encoders see them."""
+        return _clips(SETS[dataset].file(self.work), dataset)
+
     def clips(self, dataset: str, rows: Rows) -> Clips:
-        """Clips as the encoders see them."""
-        return _clips(SETS[dataset].file(self.work), dataset).take(_places(rows))
+        """Some clips of a data set."""
+        return self.all_clips(dataset).take(torch.from_numpy(np.asarray(rows, dtype=np.int64)))
 
-    def features(self, row: Row, seed: int, dataset: str) -> Floats:
-        """``(N, D)`` of all clips of a data set, by each encoder of a row, joined."""
+    def features(self, row: Row, seed: int, dataset: str, condition: str = "") -> Floats:
+        """``(N, D)`` by each encoder of a row, joined: of all clips of a data set; of its test clips, under noise."""
         if row.kind == "raw":
-            return raw_features(_clips(SETS[dataset].file(self.work), dataset))
-        return np.concatenate(
-            [self._of_one(row.kind, name, seed + more, dataset) for name, more in row.encoders], axis=1
-        )
+            return raw_features(self.all_clips(dataset))
+        parts = [self._of_one(row.kind, name, seed + more, dataset, condition) for name, more in row.encoders]
+        return np.concatenate(parts, axis=1)
 
-    def _of_one(self, kind: str, name: str, seed: int, dataset: str) -> Floats:
-        path = self.encoder(name if kind == "pretrained" else kind, seed) / f"features-{dataset}.npy"
+    def _of_one(self, kind: str, name: str, seed: int, dataset: str, condition: str) -> Floats:
+        pretrained = kind == "pretrained"
+        stem = "-".join(filter(None, ("features", dataset, condition)))
+        path = self.encoder(name if pretrained else kind, seed) / f"{stem}.npy"
         if not path.exists():
-            encoder = load_encoder(self.checkpoint(name, seed))[0] if kind == "pretrained" else self.untrained(seed)
+            encoder = self.untrained(seed)
+            if pretrained:
+                (file,) = path.parent.glob("*.safetensors")
+                encoder = load_encoder(file)[0]
+            clips = self.all_clips(dataset)
+            if condition:
+                clips = _noisy(SETS[dataset].file(self.work), dataset, condition)
             path.parent.mkdir(parents=True, exist_ok=True)
-            made = extract_features(encoder, _clips(SETS[dataset].file(self.work), dataset))
+            made = extract_features(encoder, clips)
             with replacing(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, made)
         found: Floats = np.load(path)
@@ -65,24 +115,197 @@ class Study:
 
     def untrained(self, seed: int) -> Any:
         """The network before pretraining, batch-norms calibrated on the clips that are pretrained on."""
-        config = self.settings.pretraining("pstl", seed, joined(self.work), self.work)
+        config = self.settings.pretraining("pstl", seed, self.work, PRETRAINED_ON, self.work)
         clips = training_clips(config)[1]
         return calibrate(build_encoder(config, clips.skeleton, clips.x.shape[1], initial_seed(seed)), clips)
 
-    def probe(self, config: ProbeConfig, row: Row, seed: int, dataset: str, fold: tuple[Rows, Rows]) -> ProbeResult:
-        """A probe of one fold."""
-        store, features = self.store(dataset), self.features(row, seed, dataset)
-        train, test = ((features[rows], store.labels[rows].astype(np.int64)) for rows in fold)
-        return probe_features(config, train, test, store.classes)
 
-    def inner_accuracy(self, row: Row, seed: int) -> dict[str, float]:
-        """Linear accuracy on the inner folds: mean over those of each set; test clips are not touched."""
-        found = {}
-        for dataset in PRETRAINED_ON:
-            folds: Folds = SETS[dataset].inner(self.store(dataset))
-            results = [self.probe(ProbeConfig(), row, seed, dataset, fold).accuracy for fold in folds.values()]
-            found[dataset] = float(np.mean(results))
-        return found
+@dataclass(frozen=True)
+class Place:
+    """One measurement: which encoders, on which fold."""
+
+    study: Study
+    row: Row
+    seed: int
+    dataset: str
+    fold: Fold
+    scratch: Path  # folder for what is trained on the way
+
+    @property
+    def parts(self) -> tuple[Clips, Clips]:
+        """Training and test clips."""
+        train, test = (self.study.clips(self.dataset, rows) for rows in self.fold)
+        return train, test
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the data set."""
+        return self.study.store(self.dataset).classes
+
+
+def probed(place: Place, config: ProbeConfig) -> Floats:
+    """By a probe of frozen features."""
+    labels = place.study.store(place.dataset).labels.astype(np.int64)
+    features = place.study.features(place.row, place.seed, place.dataset)
+    train, test = ((features[rows], labels[rows]) for rows in place.fold)
+    return probe_features(config, train, test, place.classes).logits
+
+
+def linear(place: Place) -> Floats:
+    return probed(place, ProbeConfig(seed=place.seed))
+
+
+def knn(place: Place) -> Floats:
+    return probed(place, ProbeConfig(method="knn", seed=place.seed))
+
+
+def rbf(place: Place) -> Floats:
+    """A support vector machine with radial basis functions; C and γ by three inner folds."""
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    labels = place.study.store(place.dataset).labels.astype(np.int64)
+    features = place.study.features(place.row, place.seed, place.dataset)
+    width = features.shape[1]
+    grid = {"svc__C": [1, 10, 100], "svc__gamma": [0.1 / width, 0.3 / width, 1 / width, 3 / width]}
+    inner = StratifiedKFold(3, shuffle=True, random_state=place.seed)
+    search = GridSearchCV(make_pipeline(StandardScaler(), SVC()), grid, cv=inner)
+    train, test = place.fold
+    found: Floats = search.fit(features[train], labels[train]).decision_function(features[test])
+    return found
+
+
+def robust(place: Place) -> Floats:
+    """``(conditions, N, K)``: by a linear probe of clean training clips."""
+    study, labels = place.study, place.study.store(place.dataset).labels.astype(np.int64)
+    train, test = place.fold
+    clean = study.features(place.row, place.seed, place.dataset)
+    noised = [study.features(place.row, place.seed, place.dataset, condition) for condition in CONDITIONS]
+    asked = (np.concatenate(noised), np.tile(labels[test], len(CONDITIONS)))
+    config = ProbeConfig(seed=place.seed)
+    logits = probe_features(config, (clean[train], labels[train]), asked, place.classes).logits
+    return logits.reshape(len(CONDITIONS), len(test), -1)
+
+
+def aligned(place: Place) -> Floats:
+    """Two frozen encoders under their alignment, trained with the labels of the fold."""
+    train, test = place.parts
+    return predict_logits(_alignment(place, train), test)
+
+
+def _alignment(place: Place, train: Clips) -> Any:
+    settings = place.study.settings
+    options = settings.labelled(place.seed, place.scratch, lr=settings.align_lr, **ALIGN)
+    encoders = tuple(str(path) for path in place.study.checkpoints(place.row, place.seed))
+    config = AlignConfig(**options, encoders=encoders, augment="none")
+    with launched(config) as fabric:
+        return align_trained(config, pair_of(config), train, fabric)[1]
+
+
+def finetuned(place: Place) -> Floats:
+    """The encoder, or both under their alignment, trained whole with the labels of the fold."""
+    return _finetuned(place, *place.parts, FINETUNE)
+
+
+def shots(place: Place) -> Floats:
+    """As fine-tuned, all of it with few labels: the draw of the seed's number."""
+    train, test = place.parts
+    rows = draw(train, lambda count: SHOTS, 0, place.seed)
+    return _finetuned(place, train.take(torch.from_numpy(rows)), test, FINETUNE_SHOTS)
+
+
+def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any]) -> Floats:
+    settings = place.study.settings
+    path = place.study.checkpoints(place.row, place.seed)[0]
+    if len(place.row.encoders) > 1:
+        _alignment(place, train)
+        path = place.scratch / "aligned.safetensors"
+    options = settings.labelled(place.seed, place.scratch, lr=settings.finetune_lr, **budget)
+    config = FinetuneConfig(**options, from_="scratch" if place.row.kind == "scratch" else "run")
+    source = Source(path, load_model(path)[1])
+    with launched(config) as fabric:
+        return finetune_trained(config, source, train, test, fabric, place.scratch / "finetuned.safetensors")[1]
+
+
+def student(place: Place, alpha: float = DistillConfig.alpha) -> Floats:
+    """A small network, taught by the aligned row."""
+    _alignment(place, place.parts[0])
+    options = place.study.settings.labelled(place.seed, place.scratch / "student", **DISTILL)
+    config = DistillConfig(
+        **options,
+        data=SETS[place.dataset].file(place.study.work),
+        split=SETS[place.dataset].splits[0],
+        teacher=(place.scratch / "aligned.safetensors",),
+        alpha=alpha,
+    )
+    result = distill(config)
+    with np.load(result.files["student"].with_suffix(".npz")) as arrays:
+        logits: Floats = arrays["logits"]
+    return logits
+
+
+def student_alone(place: Place) -> Floats:
+    """The same network, schedule and views, on labels alone."""
+    return student(place, alpha=0.0)
+
+
+MEASURES: dict[str, Callable[[Place], Floats]] = {
+    "linear": linear,
+    "knn": knn,
+    "rbf": rbf,
+    "aligned": aligned,
+    "robust": robust,
+    "student": student,
+    "student-alone": student_alone,
+    "finetuned": finetuned,
+    "shots": shots,
+    "transfer": shots,
+}
+
+
+def measure(study: Study, column: str, row: Row, seed: int, dataset: str) -> str:
+    """One record a fold, where there is none yet."""
+    told = []
+    for name, fold in SETS[dataset].folds(study.store(dataset)).items():
+        path = study.folder(column, dataset, name) / f"{row.key}-seed{seed}.json"
+        if not path.exists():
+            place = Place(
+                study, row, seed, dataset, fold, study.work / "trained" / column / path.stem / path.parent.name
+            )
+            _record(path, column, place)
+        told.append(read_record(path)["accuracy"])
+    return f"{column}, {row.name}, seed {seed}, {dataset}: {100 * float(np.mean(told)):.2f} %"
+
+
+def _record(path: Path, column: str, place: Place) -> None:
+    logits = MEASURES[column](place)
+    train, test = place.parts
+    labels = test.labels.numpy()
+    flat = logits.reshape(-1, logits.shape[-1])
+    scores = scores_of(flat, np.tile(labels, len(flat) // len(labels)), place.classes)
+    about = {
+        "name": place.row.name,
+        "protocol": column,
+        "data": {"dataset": place.dataset, "split": path.parent.name, "fingerprint": test.store, "protocol": None},
+        "seed": place.seed,
+    }
+    write_record(path, column, scores, place.study.settings, (train, test), about, logits=logits)
+
+
+def inner_accuracy(study: Study, column: str, row: Row, seed: int) -> dict[str, float]:
+    """Accuracy of a column on the inner folds, mean over those of each set; test clips are not touched."""
+    found = {}
+    for dataset in PRETRAINED_ON:
+        hits = []
+        for name, fold in SETS[dataset].inner(study.store(dataset)).items():
+            scratch = study.work / "inner" / study.settings.name / column / f"{dataset}-{name}-{row.key}-{seed}"
+            place = Place(study, row, seed, dataset, fold, scratch)
+            logits = MEASURES[column](place)
+            hits.append(scores_of(logits, place.parts[1].labels, place.classes).accuracy)
+        found[dataset] = float(np.mean(hits))
+    return found
 
 
 @cache
@@ -96,7 +319,8 @@ def _clips(path: Path, dataset: str) -> Clips:
     return SETS[dataset].clips(store, np.arange(len(store)))
 
 
-def _places(rows: Rows) -> Any:
-    import torch
-
-    return torch.from_numpy(np.asarray(rows, dtype=np.int64))
+@cache
+def _noisy(path: Path, dataset: str, condition: str) -> Clips:
+    """Test clips of the one split of a data set."""
+    ((_, test),) = SETS[dataset].folds(_store(path)).values()
+    return noisy(_clips(path, dataset).take(torch.from_numpy(test)), Noise(condition)).held()

@@ -8,6 +8,7 @@ data holds the raw recordings, each set in the folder that ``design.py`` names.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,8 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from design import GRID, PSTL1, SETS, Settings, joined, pretrainings
-from measures import Study
+from design import (
+    COLUMNS,
+    GRID,
+    PSTL1,
+    PSTL2,
+    SEEDS,
+    SETS,
+    SETTINGS,
+    Settings,
+    pretrainings,
+)
+from measures import Study, inner_accuracy, measure
+from results import page
 
 from asma_fast.data import PrepareConfig, prepare
 from asma_fast.training import pretrain
@@ -43,34 +55,43 @@ def pretrain_one(study: Study, encoder: str, seed: int) -> str:
     """One encoder, from where its checkpoint left off."""
     out, began = study.encoder(encoder, seed), time.perf_counter()
     if not (out / "done").exists():
-        pretrain(study.settings.pretraining(encoder, seed, joined(study.work), out))
+        pretrain(study.settings.pretraining(encoder, seed, study.work, study.sets, out))
         write_text(out / "done", f"{time.perf_counter() - began:.0f} s\n")
-    return f"{encoder} {seed}: {(out / 'done').read_text().strip()}"
+    return f"{encoder} {seed} on {'+'.join(study.sets)}: {(out / 'done').read_text().strip()}"
 
 
-def tried(study: Study) -> str:
+def tried(study: Study, column: str) -> str:
     """Accuracy of the parent's recipe on the inner folds, under some settings."""
-    path = study.work / "select" / f"{study.settings.name}.json"
+    row = PSTL2 if column == "aligned" else PSTL1
+    path = _inner_file(study, column)
     if not path.exists():
-        pretrain_one(study, "pstl", 0)
-        write_text(path, json.dumps(study.inner_accuracy(PSTL1, 0)) + "\n")
-    return f"{study.settings.name}: {path.read_text().strip()}"
+        for name, more in row.encoders:
+            pretrain_one(study, name, more)
+        write_text(path, json.dumps(inner_accuracy(study, column, row, 0)) + "\n")
+    return f"{path.stem}: {path.read_text().strip()}"
 
 
 def select(work: Path, jobs: int) -> Settings:
-    """The settings of the grid by coordinate descent: of each line the first within half a point of the best."""
+    """The settings of the grid, one line after the other: of each the first within half a point of its best."""
     best = Settings()
-    for line in GRID:
-        candidates = [replace(best, **change) for change in line]
-        in_turn([(tried, (Study(work, one),)) for one in candidates], jobs)
-        scores = [_inner(work, one) for one in candidates]
-        best = next(one for one, score in zip(candidates, scores, strict=True) if score >= max(scores) - TOLERANCE)
-    print(f"chosen: {best}, inner accuracy {100 * _inner(work, best):.2f} %")
+    for column, line in GRID:
+        studies = [Study(work, replace(best, **change)) for change in line]
+        in_turn([(tried, (study, column)) for study in studies], jobs)
+        scores = [_inner(study, column) for study in studies]
+        best = next(
+            study.settings for study, score in zip(studies, scores, strict=True) if score >= max(scores) - TOLERANCE
+        )
+    print(f"chosen: {best}")
     return best
 
 
-def _inner(work: Path, settings: Settings) -> float:
-    found = json.loads((work / "select" / f"{settings.name}.json").read_text())
+def _inner_file(study: Study, column: str) -> Path:
+    rates = {"aligned": f"_lr={study.settings.align_lr:g}", "finetuned": f"_lr={study.settings.finetune_lr:g}"}
+    return study.work / "select" / f"{column}{rates.get(column, '')}_{study.settings.name}.json"
+
+
+def _inner(study: Study, column: str) -> float:
+    found: dict[str, float] = json.loads(_inner_file(study, column).read_text())
     return sum(found.values()) / len(found)
 
 
@@ -85,18 +106,34 @@ def in_turn(work: Iterable[Job], jobs: int) -> None:
             print(f"[{number}/{len(futures)}, {time.perf_counter() - began:.0f} s] {future.result()}", flush=True)
 
 
+def measured(study: Study, jobs: int) -> None:
+    """Every column whose encoders are all there, one after the other."""
+    for column in COLUMNS:
+        work: list[Job] = []
+        for seed, row, dataset in itertools.product(SEEDS, column.rows, column.sets):
+            own = study.transferred_to(dataset) if column.name == "transfer" else study
+            if row.kind != "pretrained" or all((folder / "done").exists() for folder in own.folders(row, seed)):
+                work.append((measure, (own, column.name, row, seed, dataset)))
+        in_turn(work, jobs)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The accuracy study of PROTOCOL.md.")
-    parser.add_argument("stage", choices=["prepare", "select", "pretrain"])
+    parser.add_argument("stage", choices=["prepare", "select", "pretrain", "measure", "report"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the raw recordings")
     parser.add_argument("--work", type=Path, required=True, help="folder for stores, encoders and records")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     given = parser.parse_args(arguments)
     prepare_stores(given.data, given.work)
+    study = Study(given.work, SETTINGS)
     if given.stage == "select":
         select(given.work, given.jobs)
     elif given.stage == "pretrain":
-        in_turn([(pretrain_one, (Study(given.work, Settings()), *one)) for one in pretrainings()], given.jobs)
+        in_turn([(pretrain_one, (replace(study, sets=sets), *one)) for sets, *one in pretrainings()], given.jobs)
+    elif given.stage == "report":
+        print(page(study), end="")
+    elif given.stage == "measure":
+        measured(study, given.jobs)
     return 0
 
 

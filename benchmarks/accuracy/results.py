@@ -1,0 +1,185 @@
+"""The page of the study: accuracies by row and column, what the claims came to, and gains by class motion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from design import ALL, ASMA, COLUMNS, LARGE, PSTL1, PSTL2, RAW, SCRATCH, SEEDS, SETS, Column, Row
+from measures import Study
+from numpy.typing import NDArray
+
+from asma_fast.training.bootstrap import Interval, bootstrap_difference
+from asma_fast.training.records import read_arrays
+
+Hits = NDArray[np.float64]
+Kept = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+TITLES = {
+    "linear": "Linear",
+    "knn": "k-NN",
+    "rbf": "RBF",
+    "aligned": "Aligned probe",
+    "robust": "Under noise, linear, mean of eight kinds",
+    "student": "Student: KL and cross-entropy",
+    "student-alone": "Student: labels alone",
+    "finetuned": "Fine-tuned",
+    "shots": "5 shots",
+    "transfer": "Transfer, 5 shots",
+}
+NAMES = {"nw-ucla": "NW-UCLA", "utd-mhad": "UTD-MHAD", "sbu": "SBU", "irds": "IRDS"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A difference of two results that the protocol names a target for.
+
+    Parameters
+    ----------
+    ours, theirs
+        Column and row.
+    floor, aim
+        In points. Of ``above``: the mean reaches it and the interval excludes 0. Else the interval lies above −2
+        points, and the mean is at least the floor.
+    """
+
+    text: str
+    ours: tuple[str, Row]
+    theirs: tuple[str, Row]
+    sets: tuple[str, ...]
+    floor: float
+    aim: float | None = None
+    above: bool = True
+
+    def verdict(self, mean: float, interval: Interval) -> str:
+        """What it came to."""
+        if self.above:
+            reached = [100 * mean >= target and interval[0] > 0 for target in (self.floor, self.aim or np.inf)]
+        else:
+            met = interval[0] > -0.02 and 100 * mean >= self.floor
+            reached = [met, met and self.aim is not None and 100 * mean >= self.aim]
+        return "**aim reached**" if reached[1] else "**floor met**" if reached[0] else "not shown"
+
+
+CLAIMS = (
+    Claim("ASMa concatenated against PSTL ×2 concatenated, linear", ("linear", ASMA), ("linear", PSTL2), ALL, 0, 2),
+    Claim("ASMa aligned against PSTL ×2 with the same module", ("aligned", ASMA), ("aligned", PSTL2), ALL, 0, 2),
+    Claim("ASMa aligned against one PSTL encoder, linear", ("aligned", ASMA), ("linear", PSTL1), ALL, 2),
+    Claim("the same, fine-tuned", ("finetuned", ASMA), ("finetuned", PSTL1), LARGE, 2.7, 4.4),
+    Claim("transfer, 5 shots, against PSTL ×1", ("transfer", ASMA), ("transfer", PSTL1), LARGE, 2, 5.9),
+    Claim("under noise against PSTL ×2", ("robust", ASMA), ("robust", PSTL2), LARGE, 0, 3),
+    Claim("fine-tuned against from scratch", ("finetuned", ASMA), ("finetuned", SCRATCH), LARGE, -2, above=False),
+    Claim("5 shots against from scratch", ("shots", ASMA), ("shots", SCRATCH), LARGE, 0, 8),
+    Claim("aligned against concatenated", ("aligned", ASMA), ("linear", ASMA), ALL, 0, 1),
+    Claim("student against its teacher", ("student", ASMA), ("aligned", ASMA), LARGE, -0.65, 0, above=False),
+    Claim("student against itself on labels alone", ("student", ASMA), ("student-alone", ASMA), LARGE, 1),
+    Claim("linear against raw coordinates with RBF", ("linear", ASMA), ("rbf", RAW), LARGE, 0, 10),
+)
+
+
+def hits_of(
+    study: Study,
+    column: str,
+    row: Row,
+    dataset: str,
+    kept: Callable[[NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+) -> Hits | None:
+    """``(S, N)``: of each seed and test clip of all folds, whether it was named right, or how often under noise; None
+    where a seed is missing. ``kept`` says of ids which count."""
+    store = study.store(dataset)
+    found = []
+    for seed in SEEDS:
+        parts = []
+        for fold in SETS[dataset].folds(store):
+            path = study.folder(column, dataset, fold) / f"{row.key}-seed{seed}.json"
+            if not path.exists():
+                return None
+            arrays = read_arrays(path)
+            right = (arrays["logits"].argmax(-1) == arrays["labels"]).reshape(-1, len(arrays["ids"])).mean(0)
+            parts.append(right if kept is None else right[kept(arrays["ids"])])
+        found.append(np.concatenate(parts))
+    return np.stack(found)
+
+
+def page(study: Study) -> str:
+    """All tables as Markdown."""
+    lines = ["## Claims", "", *_claims(study)]
+    for column in COLUMNS:
+        lines += ["", f"## {TITLES[column.name]}", "", *_table(study, column)]
+    lines += ["", "## By class motion", "", *_terciles(study)]
+    return "\n".join(lines) + "\n"
+
+
+def _claims(study: Study) -> list[str]:
+    lines = ["| claim | sets | floor | aim | difference, points (95 %) | |", "|---|---|---|---|---|---|"]
+    for claim in CLAIMS:
+        told, verdict = "not measured", ""
+        parts = [
+            (hits_of(study, *claim.ours, dataset), hits_of(study, *claim.theirs, dataset)) for dataset in claim.sets
+        ]
+        if all(one is not None and other is not None for one, other in parts):
+            mean, interval = bootstrap_difference([one - other for one, other in parts])  # type: ignore[operator]
+            told, verdict = _difference(mean, interval), claim.verdict(mean, interval)
+        floor = f"{claim.floor:+g}" if claim.above else f"no loss, {claim.floor:+g}"
+        aim = "" if claim.aim is None else f"{claim.aim:+g}"
+        lines.append(f"| {claim.text} | {len(claim.sets)} | {floor} | {aim} | {told} | {verdict} |")
+    return lines
+
+
+def _table(study: Study, column: Column) -> list[str]:
+    """Accuracies: mean ± standard deviation over the seeds; NW-UCLA also without clips whose frames train."""
+    heads = [NAMES[dataset] for dataset in column.sets]
+    heads.insert(1, "NW-UCLA, unseen frames")
+    lines = ["| row | " + " | ".join([*heads, "mean"]) + " |", "|" + "---|" * (len(heads) + 2)]
+    repeated = SETS["nw-ucla"].repeated(study.store("nw-ucla"))
+    for row in column.rows:
+        cells, means = [], []
+        for dataset in column.sets:
+            hits = hits_of(study, column.name, row, dataset)
+            cells.append(_accuracy(hits))
+            means.append(None if hits is None else hits.mean())
+            if dataset == "nw-ucla":
+                unseen = partial(np.isin, test_elements=repeated, invert=True)
+                cells.append(_accuracy(hits_of(study, column.name, row, dataset, unseen)))
+        known = [mean for mean in means if mean is not None]
+        cells.append(f"{100 * np.mean(known):.1f}" if len(known) == len(means) else "–")
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _terciles(study: Study) -> list[str]:
+    """ASMa against PSTL ×2, linear, for classes of little, middling and much motion."""
+    lines = ["| set | classes | PSTL ×2 | ASMa | difference, points (95 %) |", "|---|---|---|---|---|"]
+    for dataset in LARGE:
+        for name, classes in zip(("little motion", "middling", "much"), terciles(study, dataset), strict=True):
+            clips = np.flatnonzero(np.isin(study.store(dataset).labels, classes))
+            kept = partial(np.isin, test_elements=clips)
+            ours, theirs = (hits_of(study, "linear", row, dataset, kept) for row in (ASMA, PSTL2))
+            told = "–" if ours is None or theirs is None else _difference(*bootstrap_difference([ours - theirs]))
+            cells = [NAMES[dataset], f"{name} ({len(classes)})", _accuracy(theirs), _accuracy(ours), told]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def terciles(study: Study, dataset: str) -> list[list[int]]:
+    """Classes by the mean joint motion of their training clips, in three parts of as equal size as can be."""
+    ((train, _),) = SETS[dataset].folds(study.store(dataset)).values()
+    clips = study.clips(dataset, train)
+    motion = clips.x.diff(dim=2).square().mean(dim=(1, 2, 3, 4)).numpy()
+    labels = clips.labels.numpy()
+    present = np.unique(labels)
+    means = np.array([motion[labels == label].mean() for label in present])
+    return [part.tolist() for part in np.array_split(present[np.argsort(means, kind="stable")], 3)]
+
+
+def _accuracy(hits: Hits | None) -> str:
+    if hits is None:
+        return "–"
+    each = 100 * hits.mean(1)
+    return f"{each.mean():.1f} ± {each.std(ddof=1):.1f}"
+
+
+def _difference(mean: float, interval: Interval) -> str:
+    low, high = interval
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} … {100 * high:+.1f})"

@@ -1,0 +1,107 @@
+"""The accuracy study on synthetic clips: every column gives records, and the page tells of all of them."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asma_fast.data import PrepareConfig, prepare
+from asma_fast.training.records import read_arrays
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy"
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The study's modules at a size for tests, and a study of two small sets whose stores are there."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import design
+    import measures
+    import results
+    import study
+
+    monkeypatch.setattr(design, "CHANNELS", (4,) * 10)
+    for module in (design, study, results):
+        monkeypatch.setattr(module, "SEEDS", (0, 1))
+    for budget in (design.ALIGN, design.FINETUNE, design.FINETUNE_SHOTS, design.DISTILL):
+        monkeypatch.setitem(budget, "steps", 2)
+        monkeypatch.setitem(budget, "batch", 8)
+    monkeypatch.setitem(design.DISTILL, "channels", (2, 2, 2, 2))
+    monkeypatch.setattr(measures, "SHOTS", 2)
+    for number, name in enumerate(design.SETS):
+        one = replace(design.SETS[name], splits=("xsub",), bodies=1, inner=design._each_held_out("xsub", "subjects"))
+        monkeypatch.setitem(design.SETS, name, one)
+        one.file(tmp_path).parent.mkdir(exist_ok=True)
+        prepare(PrepareConfig("synthetic", one.file(tmp_path), clips_per_class=8, subjects=4, seed=number, workers=1))
+    monkeypatch.setattr(measures, "CONDITIONS", ("jitter-1", "yaw-30"))
+    distill = importlib.import_module("asma_fast.training.distill")
+    monkeypatch.setattr(distill, "latencies", lambda calls: dict.fromkeys(calls, 1.0))
+    settings = design.Settings(steps=2, batch=8, projector=16)
+    return design, measures, results, study, measures.Study(tmp_path, settings)
+
+
+def test_every_column_is_measured_and_told(parts):
+    design, measures, results, program, study = parts
+    for sets, encoder, seed in program.pretrainings():
+        if encoder in ("pstl", "hl", "lh"):
+            program.pretrain_one(replace(study, sets=sets), encoder, seed)
+    for column in design.COLUMNS:
+        for row in (row for row in column.rows if row in (design.RAW, *design.LABELLED)):
+            for seed in (0, 1):
+                own = study.transferred_to(column.sets[0]) if column.name == "transfer" else study
+                measures.measure(own, column.name, row, seed, column.sets[0])
+    text = results.page(study)
+    assert text.count("not measured") == len([one for one in results.CLAIMS])  # of one set only, so far
+    # What is told is what the records hold, and rows without records say so.
+    hits = results.hits_of(study, "linear", design.ASMA, "nw-ucla")
+    assert f"| {design.ASMA.name} | {100 * hits.mean():.1f} ± " in text
+    assert "| hl ×2 | – |" in text
+    record = study.folder("robust", "nw-ucla", "xsub") / "asma-seed0.json"
+    assert read_arrays(record)["logits"].shape[0] == 2
+    # A second time nothing is done again, and few labels were few.
+    written = record.stat().st_mtime_ns
+    measures.measure(study, "robust", design.ASMA, 0, "nw-ucla")
+    assert record.stat().st_mtime_ns == written
+
+
+def test_settings_are_chosen_without_test_clips(parts, monkeypatch):
+    design, measures, _, program, study = parts
+    grid = (("linear", ({"lr": 1e-3}, {"lr": 2e-3})), ("aligned", ({"align_lr": 1e-3},)), ("finetuned", ({},)))
+    monkeypatch.setattr(program, "GRID", grid)
+    monkeypatch.setattr(program, "Settings", lambda: study.settings)
+    monkeypatch.setattr(program, "in_turn", lambda work, jobs: [function(*given) for function, given in work])
+    asked = []
+    scores_of = measures.scores_of
+
+    def noted(logits: Any, labels: Any, classes: Any) -> Any:
+        asked.append(len(labels))
+        return scores_of(logits, labels, classes)
+
+    monkeypatch.setattr(measures, "scores_of", noted)
+    chosen = program.select(study.work, 1)
+    assert chosen.lr in (1e-3, 2e-3)
+    train = {len(study.store(name).split("xsub")[0]) for name in ("nw-ucla", "utd-mhad")}
+    assert max(asked) < min(train)
+    for name in ("nw-ucla", "utd-mhad"):
+        store = study.store(name)
+        train, test = store.split("xsub")
+        for fit, held in design.SETS[name].inner(store).values():
+            assert not np.isin(np.concatenate([fit, held]), test).any()
+            assert sorted(np.concatenate([fit, held])) == sorted(train)
+
+
+def test_verdicts_follow_the_protocol(parts):
+    claim = parts[2].CLAIMS[0]
+    assert claim.verdict(0.03, (0.01, 0.05)) == "**aim reached**"
+    assert claim.verdict(0.01, (0.001, 0.05)) == "**floor met**"
+    assert claim.verdict(0.03, (-0.01, 0.05)) == "not shown"
+    (student,) = [one for one in parts[2].CLAIMS if one.text == "student against its teacher"]
+    assert student.verdict(-0.006, (-0.019, 0.01)) == "**floor met**"
+    assert student.verdict(-0.006, (-0.021, 0.01)) == "not shown"
+    assert student.verdict(-0.007, (-0.01, 0.01)) == "not shown"
+    assert student.verdict(0.001, (-0.01, 0.01)) == "**aim reached**"
