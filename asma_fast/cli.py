@@ -223,14 +223,18 @@ def _table(config: Any) -> int:
 def _run(config: Any) -> int:
     from asma_fast.training import run
 
-    print(run(config, tell=lambda line: print(line, file=sys.stderr, flush=True)))
+    print(run(config, tell=_say))
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _demo(config: Any) -> int:
     from asma_fast.training import demo
 
-    print(demo(config))
+    print(demo(config, tell=_say))
     return 0
 
 
@@ -289,7 +293,7 @@ def _pretrain_presets() -> Presets:
 
 VERBS: dict[str, Verb] = {
     "demo": Verb(
-        "pretrain small encoders on synthetic or prepared clips, compare them, write a report",
+        "go through the whole method at a small size, on generated clips or a store's, and write a report",
         _demo,
         _configs("DemoConfig"),
     ),

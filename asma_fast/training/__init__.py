@@ -19,7 +19,6 @@ _HOMES = {
     "FinetuneConfig": "configs_supervised",
     "FinetuneResult": "finetune",
     "InspectConfig": "configs",
-    "DemoResult": "demo",
     "PretrainConfig": "configs",
     "PretrainResult": "pretrain",
     "ProbeConfig": "configs",
@@ -66,7 +65,6 @@ __all__ = [
     "AlignConfig",
     "CheckpointError",
     "DemoConfig",
-    "DemoResult",
     "DistillConfig",
     "DistillResult",
     "DryRun",
@@ -129,7 +127,7 @@ if TYPE_CHECKING:
     )
     from asma_fast.training.configs_run import PipelineConfig
     from asma_fast.training.configs_supervised import AlignConfig, FinetuneConfig, SemiConfig, TransferConfig
-    from asma_fast.training.demo import DemoResult, demo
+    from asma_fast.training.demo import demo
     from asma_fast.training.distill import DistillResult, distill
     from asma_fast.training.dry_run import DryRun, dry_run
     from asma_fast.training.extract import ExtractResult, extract

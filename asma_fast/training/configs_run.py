@@ -38,6 +38,7 @@ class ReportConfig:
     """Report."""
 
     title: str = option("", "of the page; by default the data set")
+    note: str = option("", "said above the results")
     projection: Literal["pca", "tsne", "none"] = option("pca", "how features of the test clips are drawn in a plane")
     clips: int = option(2000, "test clips that are drawn, at most")
     seed: int = option(0, "of t-SNE")

@@ -43,7 +43,7 @@ class Recipe:
 
 
 def plan_of(config: PipelineConfig) -> tuple[Plan, ReportConfig]:
-    """What a recipe asks for.
+    """What a config's recipe asks for.
 
     Raises
     ------
@@ -51,7 +51,11 @@ def plan_of(config: PipelineConfig) -> tuple[Plan, ReportConfig]:
         If there is no such recipe, a section or option is unknown (the nearest is named), a value does not fit, or a
         stage needs another one that is not there.
     """
-    recipe = recipe_of(config)
+    return planned(recipe_of(config), config)
+
+
+def planned(recipe: Recipe, config: PipelineConfig) -> tuple[Plan, ReportConfig]:
+    """What a recipe asks for that is read already; errors as of :func:`plan_of`."""
     seed = config.seed if config.seed is not None else recipe.own.get("seed", 0)
     shared = {**recipe.shared, "seed": seed, "progress": config.progress}
     out = config.out if config.out is not None else Path(str(recipe.own.get("out", "asma-run")))

@@ -82,7 +82,11 @@ def run(config: PipelineConfig, tell: Tell | None = None) -> RunResult:
     TrainingError
         If a stage failed, once all others are done and the report is written; or another process is at work in ``out``.
     """
-    plan, report = plan_of(config)
+    return follow(*plan_of(config), tell)
+
+
+def follow(plan: Plan, report: ReportConfig, tell: Tell | None = None) -> RunResult:
+    """As :func:`run`, of a plan that is made already."""
     if "prepare" not in plan.configs:
         stores_of(plan.data)
     say: Tell = tell or (lambda line: None)

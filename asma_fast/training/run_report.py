@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,31 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from asma_fast.config import as_json
-from asma_fast.training.configs import FeaturesConfig
+from asma_fast.skeleton import Skeleton
+from asma_fast.training.augment import Augmentation
+from asma_fast.training.configs import FeaturesConfig, PretrainConfig
 from asma_fast.training.configs_measure import TableConfig
 from asma_fast.training.configs_run import ReportConfig
+from asma_fast.training.dataset import Batch, Clips, training_clips
 from asma_fast.training.frozen import extractor, load_frozen
 from asma_fast.training.loop import read_losses
+from asma_fast.training.masks import Masking
 from asma_fast.training.parts import any_clips
-from asma_fast.training.pictures import bars_figure, confusion_figure, loss_figure, projection_figure, robustness_figure
+from asma_fast.training.pictures import (
+    bars_figure,
+    clip_figure,
+    confusion_figure,
+    loss_figure,
+    projection_figure,
+    robustness_figure,
+)
 from asma_fast.training.records import Floats, read_record, versions, warnings_of
 from asma_fast.training.report import write_page
 from asma_fast.training.stages import Plan
 from asma_fast.training.table import Table, table
 
 # Stages whose networks are compared class by class, and whose features are drawn, with the last record of each.
+_COUNTED = 512  # clips whose masks are drawn for the drop rates
 _COMPARED = ("probe-baseline", "probe", "align", "finetune", "scratch", "distill")
 
 
@@ -79,16 +91,20 @@ def write_report(
     compared = _compared(plan, records)
     students = [record for record in records.values() if record["kind"] == "distill"]
     noisy = {record["name"]: record for record in records.values() if record["kind"] == "robust"}
+    clips, drops = _views(plan, stages)
     columns = [name for name in table.rows[0] if any(row[name] for row in table.rows)] if table is not None else []
     write_page(
         path,
         "run.html",
         title=config.title or _title(records),
+        note=config.note,
         stages=list(stages.values()),
         columns=columns,
         rows=[] if table is None else [[row[name] for name in columns] for row in table.rows],
         notes=[*([] if table is None else table.notes), *_warnings(records)],
         facts=_facts(records),
+        clips=clips,
+        drops=drops,
         losses=_losses(plan, stages),
         per_class=_per_class(compared),
         confusions=[_confusion(record) for record in compared.values()],
@@ -135,6 +151,42 @@ def _compared(plan: Plan, records: Mapping[Path, dict[str, Any]]) -> dict[str, d
         if own and own[-1]["accuracy"] is not None:
             found[str(own[-1]["name"])] = own[-1]
     return found
+
+
+def _views(plan: Plan, stages: Mapping[str, StageLine]) -> tuple[list[Figure], Figure | None]:
+    """What the maskings take away: of a few training clips, and of each joint."""
+    if "pretrain" not in stages or stages["pretrain"].outcome not in ("done", "kept"):
+        return [], None
+    config = replace(plan.configs["pretrain"], memory="none")
+    clips = training_clips(config)[1]
+    figures = []
+    for row in _examples(clips):
+        label, batch = int(clips.labels[row]), clips.batch([row])
+        title = clips.classes[label] if label >= 0 else f"clip {int(batch.ids[0])}"
+        figures.append(clip_figure(batch.x[0], clips.skeleton, config.encoders, config, title=title, seed=config.seed))
+    rates = _drop_rates(config, clips.skeleton, clips.sided, clips.batch(slice(0, _COUNTED)))
+    return figures, bars_figure(rates, clips.skeleton.joints, label="share of clips")
+
+
+def _examples(clips: Clips, count: int = 3) -> list[int]:
+    """The first clip of each of a few classes."""
+    labels = clips.labels.tolist()
+    first = {label: row for row, label in reversed(list(enumerate(labels)))}
+    classes = sorted(first)
+    return [first[classes[place * len(classes) // count]] for place in range(min(count, len(classes)))]
+
+
+def _drop_rates(config: PretrainConfig, skeleton: Skeleton, sided: bool, batch: Batch) -> dict[str, list[float]]:
+    """Encoder → share of the clips whose spatial view loses each joint."""
+    view = Augmentation(config, skeleton, sided).view(batch.x.shape[2], seed=config.seed, ids=batch.ids)
+    rates = {}
+    for encoder in config.encoders:
+        masked = Masking.of(encoder, config, skeleton).spatial(batch.x, view, seed=config.seed, ids=batch.ids)
+        seen = torch.full((len(skeleton),), len(batch.x))
+        if masked.graph_nodes is not None:
+            seen = torch.bincount(torch.as_tensor(masked.graph_nodes).flatten().long(), minlength=len(skeleton))
+        rates[encoder] = (1 - seen / len(batch.x)).tolist()
+    return rates
 
 
 def _losses(plan: Plan, stages: Mapping[str, StageLine]) -> dict[str, Figure]:

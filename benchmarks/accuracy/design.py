@@ -131,6 +131,10 @@ GRID: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
             {"projector": 1024, "off_diagonal": 0.02},
         ),
     ),
+    (
+        "linear",
+        ({}, {"off_diagonal": 0.04}, {"lr": 6e-3}, {"projector": 128}),
+    ),  # beyond the edges at which the best were
     ("aligned", ({"align_lr": 1e-3}, {"align_lr": 5e-3})),
     ("finetuned", ({"finetune_lr": 1e-3}, {"finetune_lr": 3e-3})),
 )
