@@ -138,7 +138,7 @@ GRID: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
     ("aligned", ({"align_lr": 1e-3}, {"align_lr": 5e-3})),
     ("finetuned", ({"finetune_lr": 1e-3}, {"finetune_lr": 3e-3})),
 )
-SETTINGS = Settings()  # what `study.py select` chose
+SETTINGS = Settings(lr=3e-3, shear=0.5, projector=256)  # what `study.py select` chose
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "pstl": {"encoders": ("high-high",), "last": "zero"},
