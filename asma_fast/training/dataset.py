@@ -1,4 +1,4 @@
-"""Clips of stores, in memory or made batch by batch, and batches whose composition is a function of a seed."""
+"""Clips of stores, in memory or made batch by batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from asma_fast.data import Preprocessing, Store
-from asma_fast.philox import Purpose, derive_seed, uniform
 from asma_fast.skeleton import Skeleton
 from asma_fast.training.checkpoint import tensor_digest
 from asma_fast.training.configs import DataConfig, Stream
@@ -28,10 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Clips",
-    "EpochBatches",
     "check_protocol",
     "load_clips",
-    "loader",
     "open_data",
     "open_store",
     "preprocessing_of",
@@ -358,68 +354,3 @@ def _load(stores: tuple[Store, ...], rows: Sequence[NDArray[np.integer[Any]]], m
     )
     held = memory == "all" or (memory == "auto" and whole.numel() * whole.element_size() <= HELD_BYTES)
     return clips.held() if held else clips
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Places of each batch of an epoch, shuffled by ``(seed, epoch)`` alone; the last, incomplete batch is left out.
-
-    Parameters
-    ----------
-    count
-        Clips.
-    batch
-        Clips a step over all ranks; all clips where there are fewer.
-    seed
-        Of the run.
-    rank, world
-        This process and how many there are; each takes every world-th place of a batch.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two clips a rank, or the batch cannot be shared out evenly.
-    """
-
-    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.count, self.batch, self.seed = count, min(batch, count), seed
-        self.rank, self.world, self.epoch = rank, world, 0
-        if self.batch < 2 * world:
-            raise ValueError(f"a step needs at least {2 * world} clips, got {self.batch}")
-        if self.batch % world:
-            raise ValueError(f"batch must be a multiple of the {world} devices, got {self.batch}")
-
-    def __len__(self) -> int:
-        return self.count // self.batch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        keys = uniform(derive_seed(self.seed, self.epoch), np.arange(self.count), 0, Purpose.DERIVE)
-        order = np.argsort(keys, kind="stable")
-        for start in range(0, len(self) * self.batch, self.batch):
-            yield order[start + self.rank : start + self.batch : self.world].tolist()
-
-
-class _Rows(Dataset[Batch]):
-    """Batches of a set of clips: the loader asks for all rows of a batch at once."""
-
-    def __init__(self, clips: Clips) -> None:
-        self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, row: int) -> Batch:
-        return self.clips.batch([row])
-
-    def __getitems__(self, rows: list[int]) -> Batch:
-        return self.clips.batch(rows)
-
-
-def loader(clips: Clips, batches: EpochBatches, workers: int = 0) -> DataLoader[Batch]:
-    """A loader of :class:`Batch`: one for each list of rows that ``batches`` yields."""
-    return DataLoader(
-        _Rows(clips), batch_sampler=batches, num_workers=workers, collate_fn=_as_is, persistent_workers=workers > 0
-    )
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

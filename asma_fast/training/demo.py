@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from asma_fast.training.configs import DemoConfig
-from asma_fast.training.configs_run import PipelineConfig
+from asma_fast.training.configs_run import RECIPES, PipelineConfig
+from asma_fast.training.dataset import open_store, split_of
 from asma_fast.training.planning import planned, recipe_of
 from asma_fast.training.run import RunResult, Tell, follow
 
@@ -23,18 +22,27 @@ def demo(config: DemoConfig, tell: Tell | None = None) -> RunResult:
     Raises
     ------
     ValueError
-        If the store is not there or has no such split; before anything runs.
+        If the store is not there, has no such split, or no labels; before anything runs.
     TrainingError
-        If a stage failed, such as one that needs labels on a store without them.
+        If a stage failed.
+
+    Notes
+    -----
+    Noise acts on recorded frames: of a store whose clips were preprocessed, that stage is left out.
     """
-    pipeline = PipelineConfig(recipe=Path("demo"), out=config.out, seed=config.seed, progress=config.progress)
+    pipeline = PipelineConfig(recipe=RECIPES["demo"], out=config.out, seed=config.seed, progress=config.progress)
     recipe = recipe_of(pipeline)
     recipe.sections["pretrain"]["steps"] = config.steps
     if config.data is None:
         recipe.sections["prepare"] |= {"clips_per_class": config.clips_per_class, "seed": config.seed}
+        if config.split is not None:
+            recipe.shared["split"] = config.split
     else:
-        del recipe.sections["prepare"], recipe.shared["split"]
-        recipe.own["data"] = config.data
-    if config.split is not None:
-        recipe.shared["split"] = config.split
+        store = open_store(config.data)
+        del recipe.sections["prepare"]
+        recipe.own["data"], recipe.shared["split"] = config.data, split_of(store, config.split)
+        if (store.labels < 0).all():
+            raise ValueError(f"{config.data}: the store has no labels; `asma-fast pretrain` works without them")
+        if store.preprocessing is not None:
+            del recipe.sections["robust"]
     return follow(*planned(recipe, pipeline), tell)

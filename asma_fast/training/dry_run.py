@@ -14,8 +14,9 @@ from torch import nn
 
 from asma_fast.nn import barlow_twins_loss
 from asma_fast.philox import derive_seed
+from asma_fast.training.batches import EpochBatches
 from asma_fast.training.configs import PretrainConfig
-from asma_fast.training.dataset import HELD_BYTES, Batch, Clips, EpochBatches, training_clips
+from asma_fast.training.dataset import HELD_BYTES, Batch, Clips, training_clips
 from asma_fast.training.loop import planned_epochs
 from asma_fast.training.pretrain import STREAMS, TrainingError, three_streams
 

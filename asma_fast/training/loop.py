@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from asma_fast.config import as_json
 from asma_fast.philox import derive_seed
+from asma_fast.training.batches import EpochBatches, loader
 from asma_fast.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -25,7 +26,7 @@ from asma_fast.training.checkpoint import (
     write_text,
 )
 from asma_fast.training.configs import OptimiserConfig, RunConfig, TrainingConfig
-from asma_fast.training.dataset import Batch, Clips, EpochBatches, loader
+from asma_fast.training.dataset import Batch, Clips
 from asma_fast.training.launch import TrainingError, gathered, mean_over_ranks, synchronised
 from asma_fast.training.models import described
 from asma_fast.training.records import versions

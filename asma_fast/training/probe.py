@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from asma_fast.philox import derive_seed
+from asma_fast.training.batches import EpochBatches
 from asma_fast.training.configs import ProbeConfig
-from asma_fast.training.dataset import EpochBatches, open_data
+from asma_fast.training.dataset import open_data
 from asma_fast.training.frozen import extractor, load_frozen
 from asma_fast.training.parts import labelled_parts
 from asma_fast.training.records import (

@@ -38,8 +38,8 @@ from asma_fast.training.stages import Plan
 from asma_fast.training.table import Table, table
 
 # Stages whose networks are compared class by class, and whose features are drawn, with the last record of each.
-_COUNTED = 512  # clips whose masks are drawn for the drop rates
 _COMPARED = ("probe-baseline", "probe", "align", "finetune", "scratch", "distill")
+_COUNTED = 512  # clips, at most, whose masks are drawn for the drop rates
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def _views(plan: Plan, stages: Mapping[str, StageLine]) -> tuple[list[Figure], F
         label, batch = int(clips.labels[row]), clips.batch([row])
         title = clips.classes[label] if label >= 0 else f"clip {int(batch.ids[0])}"
         figures.append(clip_figure(batch.x[0], clips.skeleton, config.encoders, config, title=title, seed=config.seed))
-    rates = _drop_rates(config, clips.skeleton, clips.sided, clips.batch(slice(0, _COUNTED)))
+    spaced = torch.linspace(0, len(clips) - 1, min(len(clips), _COUNTED)).long()
+    rates = _drop_rates(config, clips.skeleton, clips.sided, clips.batch(spaced))
     return figures, bars_figure(rates, clips.skeleton.joints, label="share of clips")
 
 

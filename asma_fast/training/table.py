@@ -57,11 +57,15 @@ class Row:
         found = binomtest(round(self.accuracy * count), count).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)
 
+    def seeds(self) -> list[tuple[int, int]]:
+        """What pairs its records with those of another row, ascending."""
+        return sorted(_pairing(record) for record in self.records)
+
     def hits(self) -> tuple[Labels, NDArray[np.float64]] | None:
-        """Ids of the test clips, ascending, and ``(S, N)``: by seed, how often each was named right over draws; None
+        """Ids of the test clips, and ``(S, N)``: by seed, how often each was named right over draws; ascending. None
         where a record has no logits, or seeds were measured on different clips."""
         found = []
-        for record, path in zip(self.records, self.paths, strict=True):
+        for record, path in sorted(zip(self.records, self.paths, strict=True), key=lambda one: _pairing(one[0])):
             if not record.get("logits"):
                 return None
             arrays = read_arrays(path)
@@ -140,11 +144,13 @@ def grouped(paths: Sequence[Path]) -> list[Row]:
     Raises
     ------
     ValueError
-        If a file is no record.
+        If a file is no record, or has no accuracy.
     """
     rows: dict[str, Row] = {}
     for path in dict.fromkeys(paths):
         record = read_record(path)
+        if record["accuracy"] is None:
+            raise ValueError(f"{path}: has no accuracy to compare, for its clips have no labels; leave it out")
         same = [record.get(name) for name in ("name", "kind", "protocol", "stream", "data", "clips")]
         key = str([*same, _budget(record), list(record.get("conditions", ()))])
         row = rows.setdefault(key, Row([], []))
@@ -156,14 +162,15 @@ def grouped(paths: Sequence[Path]) -> list[Row]:
     return list(rows.values())
 
 
+def _pairing(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Seed of the measurement, and of its first encoder: rows may differ in the number of encoders."""
+    measured, *encoders = _seeds(record)
+    return measured or 0, next((seed for seed in encoders if seed is not None), -1)
+
+
 def _seeds(record: Mapping[str, Any]) -> list[Any]:
     """Of the measurement, and of the encoders' runs."""
     return [record["seed"], *(one["config"].get("seed") for one in record.get("encoders", {}).values())]
-
-
-def _all_seeds(row: Row) -> list[Any]:
-    """In order, of a row; the encoders' own are not told, for rows may differ in their number."""
-    return [record["seed"] for record in row.records]
 
 
 def _baseline(paths: Sequence[Path]) -> Row | None:
@@ -215,7 +222,7 @@ def _difference(config: TableConfig, row: Row, baseline: Row, against: tuple[Lab
     if hits is None or not np.array_equal(hits[0], against[0]):
         return "–"
     ours, theirs = hits[1], against[1]
-    if _all_seeds(row) != _all_seeds(baseline):
+    if row.seeds() != baseline.seeds():
         ours, theirs = ours.mean(0, keepdims=True), theirs.mean(0, keepdims=True)
     mean, (low, high) = bootstrap_difference([ours - theirs], config.resamples, config.seed)
     return f"{100 * mean:+.2f} ({100 * low:+.2f} … {100 * high:+.2f})"

@@ -45,17 +45,25 @@ class Settings:
     off_diagonal: float = 0.02
     align_lr: float = 1e-3
     finetune_lr: float = 1e-3
+    scratch_lr: float = 1e-3
 
     @property
     def name(self) -> str:
         """Of what decides the pretraining, as a file name."""
-        told = {key: value for key, value in vars(self).items() if key not in ("align_lr", "finetune_lr")}
+        told = {key: value for key, value in vars(self).items() if not key.endswith("_lr")}
         return "_".join(f"{key}={value:g}" for key, value in told.items())
+
+    @property
+    def whole_name(self) -> str:
+        """Of everything."""
+        rates = (f"{key}={value:g}" for key, value in vars(self).items() if key.endswith("_lr"))
+        return "_".join([self.name, *rates])
 
     def pretraining(self, encoder: str, seed: int, work: Path, sets: Sequence[str], out: Path) -> PretrainConfig:
         """The config of one encoder's pretraining, on the training parts of those sets."""
         small = PRETRAIN_PRESETS["small"]
         own = {
+            **ENCODERS.get(encoder, {}),
             **self.views,
             "steps": self.steps,
             "batch": self.batch,
@@ -64,7 +72,7 @@ class Settings:
             "off_diagonal": self.off_diagonal * self.batch / self.projector,
         }
         return PretrainConfig(
-            **{**small, **own, **ENCODERS[encoder]},
+            **{**small, **own},
             data=Path(",".join(str(SETS[name].file(work)) for name in sets)),
             split=",".join(SETS[name].splits[0] for name in sets),
             layout=LAYOUT,
@@ -118,7 +126,8 @@ DISTILL: dict[str, Any] = {
     "lr": 2e-3,
 }
 
-# Column that decides, and settings that are tried; one line after the other, the best so far kept.
+# Column that decides (``scratch``: fine-tuned, of that row) and settings that are tried; one line after the other, the
+# best so far kept.
 GRID: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
     ("linear", ({"lr": 1e-3}, {"lr": 3e-3})),
     ("linear", ({"shear": 0.2, "rotation": 45}, {"shear": 0.5, "rotation": 45}, {"shear": 0.2, "rotation": 15})),
@@ -137,6 +146,7 @@ GRID: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
     ),  # beyond the edges at which the best were
     ("aligned", ({"align_lr": 1e-3}, {"align_lr": 5e-3})),
     ("finetuned", ({"finetune_lr": 1e-3}, {"finetune_lr": 3e-3})),
+    ("scratch", ({"scratch_lr": 1e-3}, {"scratch_lr": 3e-3})),
 )
 SETTINGS = Settings(lr=3e-3, shear=0.5, projector=256)  # what `study.py select` chose
 
@@ -148,6 +158,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "random-random": {"encoders": ("random-random",)},
     "none-none": {"encoders": ("none-none",)},
 }
+UNTRAINED = "untrained"  # beside them: the network before pretraining, batch-norms calibrated on the training clips
 
 
 @dataclass(frozen=True)
@@ -159,13 +170,13 @@ class Row:
     key, name
         In file names, and in tables.
     kind
-        ``pretrained``; ``random``, untrained with batch-norms calibrated on the training clips; or ``raw`` coordinates.
+        ``encoders``, whose weights are read; ``scratch``: their shapes alone; or ``raw`` coordinates.
     """
 
     key: str
     name: str
     encoders: tuple[tuple[str, int], ...] = ()
-    kind: str = "pretrained"
+    kind: str = "encoders"
 
 
 def _twice(key: str, name: str, first: str, second: str = "") -> Row:
@@ -176,11 +187,16 @@ ASMA = _twice("asma", "ASMa (hl + lh)", "hl", "lh")
 PSTL1 = Row("pstl-1", "PSTL ×1", (("pstl", 0),))
 PSTL2 = _twice("pstl-2", "PSTL ×2", "pstl")
 RAW = Row("raw", "raw coordinates", kind="raw")
-SCRATCH = Row("scratch", "from scratch", (("pstl", 0),), "scratch")
+UNTRAINED1, UNTRAINED2 = (
+    Row("untrained-1", "untrained ×1", ((UNTRAINED, 0),)),
+    _twice("untrained-2", "untrained ×2", UNTRAINED),
+)
+SCRATCH1 = replace(PSTL1, key="scratch-1", name="from scratch ×1", kind="scratch")
+SCRATCH2 = replace(PSTL2, key="scratch-2", name="from scratch ×2", kind="scratch")
 ROWS = (
     RAW,
-    Row("untrained-1", "untrained ×1", (("pstl", 0),), "untrained"),
-    Row("untrained-2", "untrained ×2", (("pstl", 0), ("pstl", SECOND)), "untrained"),
+    UNTRAINED1,
+    UNTRAINED2,
     _twice("none-2", "no masks ×2", "none-none"),
     _twice("random-2", "random masks ×2", "random-random"),
     PSTL1,
@@ -190,8 +206,8 @@ ROWS = (
     _twice("lh-2", "lh ×2", "lh"),
     ASMA,
 )
-PAIRS = tuple(row for row in ROWS if row.kind == "pretrained" and len(row.encoders) == 2)
-LABELLED = (SCRATCH, PSTL1, PSTL2, ASMA)
+PAIRS = tuple(row for row in ROWS if len(row.encoders) == 2)
+LABELLED = (SCRATCH1, SCRATCH2, PSTL1, PSTL2, ASMA)
 
 
 @dataclass(frozen=True)
@@ -227,9 +243,9 @@ COLUMNS = (
 
 def pretrainings() -> list[tuple[tuple[str, ...], str, int]]:
     """Data sets, encoder and seed of all that is pretrained: what most claims are about first."""
-    rows = [PSTL1, PSTL2, ASMA, *(row for row in ROWS if row.kind == "pretrained")]
+    rows = [UNTRAINED1, UNTRAINED2, PSTL1, PSTL2, ASMA, *(row for row in ROWS if row.encoders)]
     transfer = COLUMNS[-1]
-    wanted: list[tuple[tuple[str, ...], str, int]] = [(PRETRAINED_ON, *one) for one in _encoders(rows[:3])]
+    wanted: list[tuple[tuple[str, ...], str, int]] = [(PRETRAINED_ON, *one) for one in _encoders(rows[:5])]
     wanted += [((dataset,), *one) for dataset in transfer.sets for one in _encoders(transfer.rows)]
     wanted += [(PRETRAINED_ON, *one) for one in _encoders(rows)]
     return list(dict.fromkeys(wanted))

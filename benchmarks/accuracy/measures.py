@@ -18,16 +18,18 @@ from design import (
     PRETRAINED_ON,
     SETS,
     SHOTS,
+    UNTRAINED,
     Row,
     Rows,
     Settings,
 )
 
+from asma_fast.config import as_json
 from asma_fast.data import Store
 from asma_fast.training import distill
 from asma_fast.training.align import pair_of
 from asma_fast.training.align import trained as align_trained
-from asma_fast.training.checkpoint import replacing
+from asma_fast.training.checkpoint import replacing, save_checkpoint
 from asma_fast.training.configs import ProbeConfig
 from asma_fast.training.configs_distill import DistillConfig
 from asma_fast.training.configs_measure import CONDITIONS
@@ -37,7 +39,7 @@ from asma_fast.training.features import calibrate, extract_features, raw_feature
 from asma_fast.training.finetune import Source
 from asma_fast.training.finetune import trained as finetune_trained
 from asma_fast.training.launch import launched
-from asma_fast.training.models import build_encoder, initial_seed, load_encoder, load_model
+from asma_fast.training.models import build_encoder, described, encoder_network, initial_seed, load_encoder, load_model
 from asma_fast.training.noise import Noise, noisy
 from asma_fast.training.probe import probe_features
 from asma_fast.training.records import Floats, read_record, scores_of, write_record
@@ -91,33 +93,39 @@ class Study:
         """``(N, D)`` by each encoder of a row, joined: of all clips of a data set; of its test clips, under noise."""
         if row.kind == "raw":
             return raw_features(self.all_clips(dataset))
-        parts = [self._of_one(row.kind, name, seed + more, dataset, condition) for name, more in row.encoders]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([self._of_one(path, dataset, condition) for path in self.checkpoints(row, seed)], axis=1)
 
-    def _of_one(self, kind: str, name: str, seed: int, dataset: str, condition: str) -> Floats:
-        pretrained = kind == "pretrained"
-        stem = "-".join(filter(None, ("features", dataset, condition)))
-        path = self.encoder(name if pretrained else kind, seed) / f"{stem}.npy"
+    def _of_one(self, checkpoint: Path, dataset: str, condition: str) -> Floats:
+        path = checkpoint.parent / f"{'-'.join(filter(None, ('features', dataset, condition)))}.npy"
         if not path.exists():
-            encoder = self.untrained(seed)
-            if pretrained:
-                (file,) = path.parent.glob("*.safetensors")
-                encoder = load_encoder(file)[0]
-            clips = self.all_clips(dataset)
-            if condition:
-                clips = _noisy(SETS[dataset].file(self.work), dataset, condition)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made = extract_features(encoder, clips)
-            with replacing(path) as temporary, open(temporary, "wb") as file:
+            clips = _noisy(_file(self, dataset), dataset, condition) if condition else self.all_clips(dataset)
+            made = extract_features(load_encoder(checkpoint)[0], clips)
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, made)
         found: Floats = np.load(path)
         return found
 
-    def untrained(self, seed: int) -> Any:
+    def write_untrained(self, seed: int) -> None:
         """The network before pretraining, batch-norms calibrated on the clips that are pretrained on."""
-        config = self.settings.pretraining("pstl", seed, self.work, PRETRAINED_ON, self.work)
+        folder = self.encoder(UNTRAINED, seed)
+        config = self.settings.pretraining(UNTRAINED, seed, self.work, self.sets, folder)
         clips = training_clips(config)[1]
-        return calibrate(build_encoder(config, clips.skeleton, clips.x.shape[1], initial_seed(seed)), clips)
+        encoder = build_encoder(config, clips.skeleton, clips.x.shape[1], initial_seed(seed))
+        tensors = {f"model.encoder.{name}": tensor for name, tensor in calibrate(encoder, clips).state_dict().items()}
+        record = {
+            "kind": "pretrain",
+            "encoder": UNTRAINED,
+            **dict.fromkeys(("epoch", "epochs", "step"), 0),
+            "config": as_json(config),
+            **described(clips),
+            "network": encoder_network(config, clips.skeleton, clips.x.shape[1]),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(folder / f"{UNTRAINED}.safetensors", tensors, record)
+
+
+def _file(study: Study, dataset: str) -> Path:
+    return SETS[dataset].file(study.work)
 
 
 @dataclass(frozen=True)
@@ -220,10 +228,12 @@ def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any]) 
     settings = place.study.settings
     path = place.study.checkpoints(place.row, place.seed)[0]
     if len(place.row.encoders) > 1:
-        _alignment(place, train)
+        _alignment(place, train)  # from scratch its shape alone counts
         path = place.scratch / "aligned.safetensors"
-    options = settings.labelled(place.seed, place.scratch, lr=settings.finetune_lr, **budget)
-    config = FinetuneConfig(**options, from_="scratch" if place.row.kind == "scratch" else "run")
+    scratch = place.row.kind == "scratch"
+    lr = settings.scratch_lr if scratch else settings.finetune_lr
+    options = settings.labelled(place.seed, place.scratch, lr=lr, **budget)
+    config = FinetuneConfig(**options, from_="scratch" if scratch else "run")
     source = Source(path, load_model(path)[1])
     with launched(config) as fabric:
         return finetune_trained(config, source, train, test, fabric, place.scratch / "finetuned.safetensors")[1]
@@ -260,6 +270,7 @@ MEASURES: dict[str, Callable[[Place], Floats]] = {
     "student": student,
     "student-alone": student_alone,
     "finetuned": finetuned,
+    "scratch": finetuned,
     "shots": shots,
     "transfer": shots,
 }
@@ -271,11 +282,12 @@ def measure(study: Study, column: str, row: Row, seed: int, dataset: str) -> str
     for name, fold in SETS[dataset].folds(study.store(dataset)).items():
         path = study.folder(column, dataset, name) / f"{row.key}-seed{seed}.json"
         if not path.exists():
-            place = Place(
-                study, row, seed, dataset, fold, study.work / "trained" / column / path.stem / path.parent.name
-            )
-            _record(path, column, place)
-        told.append(read_record(path)["accuracy"])
+            scratch = study.work / "trained" / column / path.parent.name / path.stem
+            _record(path, column, Place(study, row, seed, dataset, fold, scratch))
+        record = read_record(path)
+        if record["config"] != as_json(study.settings):
+            raise ValueError(f"{path}: was measured with other settings; move it away, or choose another --work")
+        told.append(record["accuracy"])
     return f"{column}, {row.name}, seed {seed}, {dataset}: {100 * float(np.mean(told)):.2f} %"
 
 
@@ -296,12 +308,11 @@ def _record(path: Path, column: str, place: Place) -> None:
 
 def inner_accuracy(study: Study, column: str, row: Row, seed: int) -> dict[str, float]:
     """Accuracy of a column on the inner folds, mean over those of each set; test clips are not touched."""
-    found = {}
+    found, trained = {}, study.work / "inner" / column / study.settings.whole_name
     for dataset in PRETRAINED_ON:
         hits = []
         for name, fold in SETS[dataset].inner(study.store(dataset)).items():
-            scratch = study.work / "inner" / study.settings.name / column / f"{dataset}-{name}-{row.key}-{seed}"
-            place = Place(study, row, seed, dataset, fold, scratch)
+            place = Place(study, row, seed, dataset, fold, trained / f"{dataset}-{name}-{row.key}-{seed}")
             logits = MEASURES[column](place)
             hits.append(scores_of(logits, place.parts[1].labels, place.classes).accuracy)
         found[dataset] = float(np.mean(hits))

@@ -26,9 +26,11 @@ from design import (
     GRID,
     PSTL1,
     PSTL2,
+    SCRATCH1,
     SEEDS,
     SETS,
     SETTINGS,
+    UNTRAINED,
     Settings,
     pretrainings,
 )
@@ -54,20 +56,24 @@ def prepare_stores(data: Path, work: Path) -> None:
 def pretrain_one(study: Study, encoder: str, seed: int) -> str:
     """One encoder, from where its checkpoint left off."""
     out, began = study.encoder(encoder, seed), time.perf_counter()
-    if not (out / "done").exists():
+    if not (out / "done").exists() and encoder == UNTRAINED:
+        study.write_untrained(seed)
+        write_text(out / "done", "calibrated\n")
+    elif not (out / "done").exists():
         pretrain(study.settings.pretraining(encoder, seed, study.work, study.sets, out))
         write_text(out / "done", f"{time.perf_counter() - began:.0f} s\n")
     return f"{encoder} {seed} on {'+'.join(study.sets)}: {(out / 'done').read_text().strip()}"
 
 
+# Whose accuracy on the inner folds decides: of a column other than ``linear``.
+DECIDES = {"aligned": PSTL2, "scratch": SCRATCH1}
+
+
 def tried(study: Study, column: str) -> str:
     """Accuracy of the parent's recipe on the inner folds, under some settings."""
-    row = PSTL2 if column == "aligned" else PSTL1
     path = _inner_file(study, column)
     if not path.exists():
-        for name, more in row.encoders:
-            pretrain_one(study, name, more)
-        write_text(path, json.dumps(inner_accuracy(study, column, row, 0)) + "\n")
+        write_text(path, json.dumps(inner_accuracy(study, column, DECIDES.get(column, PSTL1), 0)) + "\n")
     return f"{path.stem}: {path.read_text().strip()}"
 
 
@@ -76,6 +82,12 @@ def select(work: Path, jobs: int) -> Settings:
     best = Settings()
     for column, line in GRID:
         studies = [Study(work, replace(best, **change)) for change in line]
+        wanted = {
+            study.encoder(name, more): (study, name, more)
+            for study in studies
+            for name, more in DECIDES.get(column, PSTL1).encoders
+        }
+        in_turn([(pretrain_one, given) for given in wanted.values()], jobs)
         in_turn([(tried, (study, column)) for study in studies], jobs)
         scores = [_inner(study, column) for study in studies]
         best = next(
@@ -86,8 +98,9 @@ def select(work: Path, jobs: int) -> Settings:
 
 
 def _inner_file(study: Study, column: str) -> Path:
-    rates = {"aligned": f"_lr={study.settings.align_lr:g}", "finetuned": f"_lr={study.settings.finetune_lr:g}"}
-    return study.work / "select" / f"{column}{rates.get(column, '')}_{study.settings.name}.json"
+    rates = {"aligned": "align_lr", "finetuned": "finetune_lr", "scratch": "scratch_lr"}
+    rate = f"_{rates[column]}={getattr(study.settings, rates[column]):g}" if column in rates else ""
+    return study.work / "select" / f"{column}{rate}_{study.settings.name}.json"
 
 
 def _inner(study: Study, column: str) -> float:
@@ -96,14 +109,25 @@ def _inner(study: Study, column: str) -> float:
 
 
 def in_turn(work: Iterable[Job], jobs: int) -> None:
-    """Does the work in so many processes of one thread each, in its order; tells how long each took."""
+    """Does the work in so many processes of one thread each, in its order; tells how long each took.
+
+    Raises
+    ------
+    RuntimeError
+        If some of it failed, once the rest is done.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
+    began, failed = time.perf_counter(), 0
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        began = time.perf_counter()
         futures = [pool.submit(function, *arguments) for function, arguments in work]
         for number, future in enumerate(as_completed(futures), start=1):
-            print(f"[{number}/{len(futures)}, {time.perf_counter() - began:.0f} s] {future.result()}", flush=True)
+            error = future.exception()
+            failed += error is not None
+            told = future.result() if error is None else f"failed: {error}"
+            print(f"[{number}/{len(futures)}, {time.perf_counter() - began:.0f} s] {told}", flush=True)
+    if failed:
+        raise RuntimeError(f"{failed} of {len(futures)} jobs failed; the same command does them again")
 
 
 def measured(study: Study, jobs: int) -> None:
@@ -112,7 +136,7 @@ def measured(study: Study, jobs: int) -> None:
         work: list[Job] = []
         for seed, row, dataset in itertools.product(SEEDS, column.rows, column.sets):
             own = study.transferred_to(dataset) if column.name == "transfer" else study
-            if row.kind != "pretrained" or all((folder / "done").exists() for folder in own.folders(row, seed)):
+            if all((folder / "done").exists() for folder in own.folders(row, seed)):
                 work.append((measure, (own, column.name, row, seed, dataset)))
         in_turn(work, jobs)
 

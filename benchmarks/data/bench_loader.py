@@ -16,8 +16,9 @@ from asma_fast.data import Clip, Store, StoreWriter
 from asma_fast.nn import Projector, barlow_twins_loss
 from asma_fast.philox import derive_seed
 from asma_fast.training.augment import Augmentation
+from asma_fast.training.batches import EpochBatches, loader
 from asma_fast.training.configs import PRETRAIN_PRESETS, PretrainConfig
-from asma_fast.training.dataset import EpochBatches, load_clips, loader
+from asma_fast.training.dataset import load_clips
 from asma_fast.training.making import ClipMaker
 from asma_fast.training.masks import Masking
 from asma_fast.training.models import build_encoder

@@ -17,9 +17,10 @@ from asma_fast.config import build
 from asma_fast.data import Clip, Preprocessing, Store, StoreWriter, split_by
 from asma_fast.data.layout_maps import layout_map
 from asma_fast.training import CheckpointError, ProbeConfig, pretrain, probe
+from asma_fast.training.batches import EpochBatches, loader
 from asma_fast.training.checkpoint import load_checkpoint
 from asma_fast.training.configs import DataConfig
-from asma_fast.training.dataset import Batch, EpochBatches, load_clips, loader, splits_of, stores_of, training_clips
+from asma_fast.training.dataset import Batch, load_clips, splits_of, stores_of, training_clips
 from asma_fast.training.models import check_fits
 
 RECIPE = Preprocessing(frames=16, rotate="none")
@@ -143,7 +144,8 @@ def test_a_big_store_takes_no_memory_of_its_size(tmp_path):
     program = """
         import torch
         from asma_fast.data import Preprocessing, Store
-        from asma_fast.training.dataset import EpochBatches, load_clips, loader
+        from asma_fast.training.batches import EpochBatches, loader
+        from asma_fast.training.dataset import load_clips
 
         def anonymous():
             lines = open("/proc/self/status").read().splitlines()

@@ -10,7 +10,7 @@ from toys import toy_store
 
 from asma_fast.cli import main
 from asma_fast.data import Preprocessing
-from asma_fast.training import DemoConfig, PipelineConfig, TrainingError, demo
+from asma_fast.training import DemoConfig, PipelineConfig, demo
 from asma_fast.training.configs_run import RECIPES
 from asma_fast.training.planning import planned, recipe_of
 from asma_fast.training.records import read_record
@@ -45,11 +45,19 @@ def test_prepared_data_serve_as_well(tmp_path):
     store = toy_store(tmp_path / "toy.safetensors", 36, preprocessing=Preprocessing(frames=20, rotate="none"))
     with pytest.raises(ValueError, match="no such store"):
         demo(DemoConfig(data=tmp_path / "none.safetensors", out=tmp_path / "out", steps=1, progress=False))
-    with pytest.raises(TrainingError, match="name one of the store's splits"):
+    with pytest.raises(ValueError, match="name one of the store's splits"):
         demo(DemoConfig(data=store, out=tmp_path / "out", steps=1, progress=False))
+    assert not (tmp_path / "out").exists()
     words = [f"--data={store}", "--split=half", f"--out={tmp_path / 'out'}", "--steps=1", "--no-progress"]
-    main(["demo", *words])
+    assert main(["demo", *words]) == 0
     assert read_record(tmp_path / "out" / "probe" / "hl.json")["data"]["dataset"] == "toy"
+
+
+def test_data_without_labels_are_refused_before_training(tmp_path):
+    store = toy_store(tmp_path / "toy.safetensors", 12, labels=False)
+    with pytest.raises(ValueError, match="the store has no labels"):
+        demo(DemoConfig(data=store, split="half", out=tmp_path / "out", progress=False))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_recipe_is_one_of_those_that_come_along():

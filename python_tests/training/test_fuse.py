@@ -214,6 +214,12 @@ def test_differences_are_paired_over_the_same_clips(tmp_path):
     assert "published" not in str(result)
 
 
+def test_a_record_without_accuracy_is_told(tmp_path):
+    path = record_of(tmp_path / "unlabelled.json", logits_of(), name="unlabelled", accuracy=None)
+    with pytest.raises(ValueError, match=r"unlabelled\.json: has no accuracy to compare"):
+        tabled([path])
+
+
 def test_the_same_seeds_are_paired(tmp_path):
     """What a seed adds to both rows alike is no part of their difference; where seeds differ, it is."""
     paths = {}
@@ -222,7 +228,7 @@ def test_the_same_seeds_are_paired(tmp_path):
             paths[name, seed] = record_of(
                 tmp_path / f"{name}{seed}.json", logits_of(100, share + gain), name=name, seed=seed
             )
-    both = [paths[key] for key in sorted(paths)]
+    both = [paths["base", 0], paths["base", 1], paths["ours", 1], paths["ours", 0]]
     result = tabled(both, baseline=[paths["base", 0], paths["base", 1]])
     assert result.rows[1]["difference, points"].startswith("+10.00 (+")
     assert "over seeds where both have the same" in str(result)

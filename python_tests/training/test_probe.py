@@ -12,7 +12,7 @@ from toys import CLASSES, SKELETON, half, renamed, tiny, toy_clips, toy_store
 from asma_fast import Skeleton
 from asma_fast.data import Preprocessing
 from asma_fast.training import CheckpointError, ProbeConfig, pretrain, probe
-from asma_fast.training.dataset import EpochBatches
+from asma_fast.training.batches import EpochBatches
 from asma_fast.training.features import calibrate, extract_features
 from asma_fast.training.models import build_encoder, load_encoder
 from asma_fast.training.probe import probe_features
