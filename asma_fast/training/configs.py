@@ -12,7 +12,7 @@ from asma_fast.training.protocols import PROTOCOLS
 Rank = Literal["high", "low", "random", "none"]
 Stream = Literal["joint", "motion", "bone"]
 RANKS: tuple[Rank, ...] = ("high", "low", "random", "none")
-DEMO_STEPS = 200
+DEMO_STEPS = 120
 NAMED_MASKINGS: dict[str, tuple[Rank, Rank]] = {"hl": ("high", "low"), "lh": ("low", "high")}
 
 
