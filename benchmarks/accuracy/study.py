@@ -146,6 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", choices=["prepare", "select", "pretrain", "measure", "report"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the raw recordings")
     parser.add_argument("--work", type=Path, required=True, help="folder for stores, encoders and records")
+    parser.add_argument(
+        "--page", type=Path, default=Path(__file__).with_name("RESULTS.md"), help="report: its tables from ## Claims on"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     given = parser.parse_args(arguments)
     prepare_stores(given.data, given.work)
@@ -155,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif given.stage == "pretrain":
         in_turn([(pretrain_one, (replace(study, sets=sets), *one)) for sets, *one in pretrainings()], given.jobs)
     elif given.stage == "report":
-        print(page(study), end="")
+        kept = given.page.read_text(encoding="utf-8").partition("## Claims")[0] if given.page.exists() else ""
+        write_text(given.page, kept + page(study))
     elif given.stage == "measure":
         measured(study, given.jobs)
     return 0
