@@ -53,6 +53,13 @@ class Settings:
         told = {key: value for key, value in vars(self).items() if not key.endswith("_lr")}
         return "_".join(f"{key}={value:g}" for key, value in told.items())
 
+    def deciding(self, column: str, row: Row) -> dict[str, float]:
+        """Those that decide a measurement."""
+        scratch, trained = row.kind == "scratch", column in ("finetuned", "shots", "transfer")
+        joined = len(row.encoders) > 1 and (trained or column in ("aligned", "student", "student-alone"))
+        used = {"align_lr": joined, "finetune_lr": trained and not scratch, "scratch_lr": scratch}
+        return {key: value for key, value in vars(self).items() if used.get(key, True)}
+
     @property
     def whole_name(self) -> str:
         """Of everything."""
@@ -97,7 +104,6 @@ class Settings:
         """Options of any training with labels."""
         return {
             **self.views,
-            **own,
             "preprocessing": "small",
             "layout": LAYOUT,
             "frames": FRAMES,
@@ -105,6 +111,7 @@ class Settings:
             "weight_decay": 1e-4,
             "schedule": "step",
             "warmup": 0.05,
+            **own,
             "seed": seed,
             "out": out,
             "save_every": 10_000,
@@ -114,7 +121,7 @@ class Settings:
 
 
 # Of training with labels. The student's blocks are 5.5 % of its teacher's parameters.
-ALIGN: dict[str, Any] = {"width": 128, "steps": 500, "batch": 64}
+ALIGN: dict[str, Any] = {"width": 128, "steps": 500, "batch": 64, "weight_decay": 1.0}
 FINETUNE: dict[str, Any] = {"steps": 300, "batch": 32}
 FINETUNE_SHOTS: dict[str, Any] = {"steps": 200, "batch": 32}
 DISTILL: dict[str, Any] = {
@@ -148,7 +155,7 @@ GRID: tuple[tuple[str, tuple[dict[str, Any], ...]], ...] = (
     ("finetuned", ({"finetune_lr": 1e-3}, {"finetune_lr": 3e-3})),
     ("scratch", ({"scratch_lr": 1e-3}, {"scratch_lr": 3e-3})),
 )
-SETTINGS = Settings(lr=3e-3, shear=0.5, projector=256)  # what `study.py select` chose
+SETTINGS = Settings(lr=3e-3, shear=0.5, projector=256, finetune_lr=3e-3)  # what `study.py select` chose
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "pstl": {"encoders": ("high-high",), "last": "zero"},
@@ -229,10 +236,10 @@ LARGE, ALL = ("nw-ucla", "utd-mhad"), ("nw-ucla", "utd-mhad", "sbu", "irds")
 # In the order in which they are measured.
 COLUMNS = (
     Column("linear", ALL, ROWS),
-    Column("knn", ALL, ROWS),
-    Column("rbf", LARGE, (RAW,)),
     Column("aligned", ALL, PAIRS),
     Column("robust", LARGE, (PSTL1, PSTL2, ASMA)),
+    Column("knn", ALL, ROWS),
+    Column("rbf", LARGE, (RAW,)),
     Column("student", LARGE, (ASMA,)),
     Column("student-alone", LARGE, (ASMA,)),
     Column("finetuned", LARGE, LABELLED),

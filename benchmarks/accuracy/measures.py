@@ -285,7 +285,7 @@ def measure(study: Study, column: str, row: Row, seed: int, dataset: str) -> str
             scratch = study.work / "trained" / column / path.parent.name / path.stem
             _record(path, column, Place(study, row, seed, dataset, fold, scratch))
         record = read_record(path)
-        if record["config"] != as_json(study.settings):
+        if record["settings"] != study.settings.deciding(column, row):
             raise ValueError(f"{path}: was measured with other settings; move it away, or choose another --work")
         told.append(record["accuracy"])
     return f"{column}, {row.name}, seed {seed}, {dataset}: {100 * float(np.mean(told)):.2f} %"
@@ -302,6 +302,7 @@ def _record(path: Path, column: str, place: Place) -> None:
         "protocol": column,
         "data": {"dataset": place.dataset, "split": path.parent.name, "fingerprint": test.store, "protocol": None},
         "seed": place.seed,
+        "settings": place.study.settings.deciding(column, place.row),
     }
     write_record(path, column, scores, place.study.settings, (train, test), about, logits=logits)
 

@@ -31,6 +31,7 @@ from design import (
     SETS,
     SETTINGS,
     UNTRAINED,
+    Column,
     Settings,
     pretrainings,
 )
@@ -130,9 +131,9 @@ def in_turn(work: Iterable[Job], jobs: int) -> None:
         raise RuntimeError(f"{failed} of {len(futures)} jobs failed; the same command does them again")
 
 
-def measured(study: Study, jobs: int) -> None:
-    """Every column whose encoders are all there, one after the other."""
-    for column in COLUMNS:
+def measured(study: Study, columns: Sequence[Column], jobs: int) -> None:
+    """What of the columns has all its encoders, one after the other."""
+    for column in columns:
         work: list[Job] = []
         for seed, row, dataset in itertools.product(SEEDS, column.rows, column.sets):
             own = study.transferred_to(dataset) if column.name == "transfer" else study
@@ -144,6 +145,7 @@ def measured(study: Study, jobs: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The accuracy study of PROTOCOL.md.")
     parser.add_argument("stage", choices=["prepare", "select", "pretrain", "measure", "report"])
+    parser.add_argument("--columns", nargs="+", choices=[column.name for column in COLUMNS], help="measure: only these")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the raw recordings")
     parser.add_argument("--work", type=Path, required=True, help="folder for stores, encoders and records")
     parser.add_argument(
@@ -161,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = given.page.read_text(encoding="utf-8").partition("## Claims")[0] if given.page.exists() else ""
         write_text(given.page, kept + page(study))
     elif given.stage == "measure":
-        measured(study, given.jobs)
+        asked = [column for column in COLUMNS if not given.columns or column.name in given.columns]
+        measured(study, asked, given.jobs)
     return 0
 
 

@@ -82,10 +82,10 @@ def test_every_column_is_measured_and_told(parts):
     written = record.stat().st_mtime_ns
     measures.measure(study, "robust", design.ASMA, 0, "nw-ucla")
     assert record.stat().st_mtime_ns == written
+    aligned = ("aligned", design.ASMA, 0, "nw-ucla")
+    measures.measure(replace(study, settings=replace(study.settings, finetune_lr=0.1)), *aligned)
     with pytest.raises(ValueError, match="was measured with other settings"):
-        measures.measure(
-            replace(study, settings=replace(study.settings, align_lr=0.1)), "robust", design.ASMA, 0, "nw-ucla"
-        )
+        measures.measure(replace(study, settings=replace(study.settings, align_lr=0.1)), *aligned)
 
 
 def test_settings_are_chosen_without_test_clips(parts, monkeypatch):
