@@ -178,7 +178,7 @@ def bars_figure(rows: Mapping[str, Sequence[float]], names: Sequence[str], *, la
         axes.bar(places + offset, values, width, label=row, color=COLOURS[number % len(COLOURS)])
     axes.set_xticks(places, names, rotation=60, ha="right", fontsize=8)
     axes.set_ylabel(label)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=max(len(rows), 1))
     return figure
 
 

@@ -205,11 +205,12 @@ def test_differences_are_paired_over_the_same_clips(tmp_path):
     ours = record_of(tmp_path / "ours.json", better[order], (np.arange(30) % 3)[order], ids=order, name="ours")
     other = record_of(tmp_path / "other.json", better, ids=np.arange(30) + 1, name="other")
     elsewhere = record_of(tmp_path / "elsewhere.json", better, name="elsewhere", data={**DATA, "fingerprint": "g"})
-    result = tabled([base, ours, other, elsewhere], baseline=[base], out=tmp_path / "table.md")
+    noisy = record_of(tmp_path / "noisy.json", better, name="noisy", conditions={"jitter-1": 1.0})
+    result = tabled([base, ours, other, elsewhere, noisy], baseline=[base], out=tmp_path / "table.md")
     told = [row["difference, points"] for row in result.rows]
     assert told[0] == "baseline"
     assert told[1].startswith("+20.00 (+")
-    assert told[2:] == ["–", "–"]
+    assert told[2:] == ["–", "–", "–"]
     assert (tmp_path / "table.md").read_text() == f"{result}\n"
     assert "published" not in str(result)
 
