@@ -265,6 +265,8 @@ def test_the_report_stands_alone_and_shows_every_part(whole):
     for part in (
         "Results",
         "Stages",
+        "Clips and their masked views",
+        "How often each joint is lost",
         "Training",
         "Classes",
         "Confusion",
@@ -275,8 +277,8 @@ def test_the_report_stands_alone_and_shows_every_part(whole):
     ):
         assert f"<h2>{part}</h2>" in page
     pictures = re.findall(r'<img [^>]*src="data:image/png;base64,', page)
-    # Five curves, classes, five confusion matrices, features, noise.
-    assert len(pictures) == len(re.findall("<img ", page)) == 4 + 1 + 5 + 1 + 1
+    # Three clips and the drop rates, four curves, classes, five confusion matrices, features, noise.
+    assert len(pictures) == len(re.findall("<img ", page)) == 4 + 4 + 1 + 5 + 1 + 1
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", page))
     assert "<script" not in page
