@@ -46,10 +46,18 @@ Job = tuple[Callable[..., Any], tuple[Any, ...]]
 TOLERANCE = 0.005  # of a setting that is cheaper than the best one
 
 
-def prepare_stores(data: Path, work: Path) -> None:
-    """Every store that is not there yet."""
+def prepare_stores(data: Path | None, work: Path) -> None:
+    """Every store that is not there yet.
+
+    Raises
+    ------
+    ValueError
+        If one is not, and neither is the folder of the recordings.
+    """
     for one in SETS.values():
         if not one.file(work).exists():
+            if data is None:
+                raise ValueError(f"{one.file(work)}: no such store; name the folder of the raw recordings with --data")
             one.file(work).parent.mkdir(parents=True, exist_ok=True)
             print(prepare(PrepareConfig(one.name, one.file(work), data / one.source)), flush=True)
 
@@ -146,13 +154,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The accuracy study of PROTOCOL.md.")
     parser.add_argument("stage", choices=["prepare", "select", "pretrain", "measure", "report"])
     parser.add_argument("--columns", nargs="+", choices=[column.name for column in COLUMNS], help="measure: only these")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the raw recordings")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the raw recordings; stores that are there already do without"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for stores, encoders and records")
     parser.add_argument(
         "--page", type=Path, default=Path(__file__).with_name("RESULTS.md"), help="report: its tables from ## Claims on"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     given = parser.parse_args(arguments)
+    try:
+        return _stage(given)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 1
+
+
+def _stage(given: argparse.Namespace) -> int:
     prepare_stores(given.data, given.work)
     study = Study(given.work, SETTINGS)
     if given.stage == "select":

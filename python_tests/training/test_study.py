@@ -118,6 +118,11 @@ def test_settings_are_chosen_without_test_clips(parts, monkeypatch):
             assert sorted(np.concatenate([fit, held])) == sorted(train)
 
 
+def test_a_missing_store_is_told(parts, tmp_path, capsys):
+    assert parts[3].main(["report", f"--work={tmp_path / 'other'}"]) == 1
+    assert "no such store; name the folder of the raw recordings with --data" in capsys.readouterr().err
+
+
 def test_verdicts_follow_the_protocol(parts):
     claim = parts[2].CLAIMS[0]
     assert claim.verdict(0.03, (0.01, 0.05)) == "**aim reached**"
