@@ -20,6 +20,7 @@ from asma_fast.training.augment import Augmentation
 from asma_fast.training.checkpoint import CheckpointError, tensor_digest
 from asma_fast.training.configs import AugmentConfig
 from asma_fast.training.configs_distill import DistillConfig
+from asma_fast.training.configs_measure import STREAM_WEIGHTS
 from asma_fast.training.dataset import Batch, Clips, load_clips
 from asma_fast.training.loop import VIEWS
 from asma_fast.training.models import check_fits, load_model
@@ -27,8 +28,6 @@ from asma_fast.training.parts import Parts
 from asma_fast.training.records import Floats
 from asma_fast.training.supervised import predict_logits
 from asma_fast.view import View
-
-STREAM_WEIGHTS = {"joint": 0.6, "motion": 0.4, "bone": 0.6}  # AimCLR's (AAAI 2022), of raw logits
 
 
 @dataclass(frozen=True, eq=False)

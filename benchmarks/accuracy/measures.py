@@ -42,7 +42,7 @@ from asma_fast.training.launch import launched
 from asma_fast.training.models import build_encoder, described, encoder_network, initial_seed, load_encoder, load_model
 from asma_fast.training.noise import Noise, noisy
 from asma_fast.training.probe import probe_features
-from asma_fast.training.records import Floats, read_record, scores_of, write_record
+from asma_fast.training.records import Floats, read_logits, read_record, scores_of, write_record
 from asma_fast.training.semi import draw
 from asma_fast.training.supervised import predict_logits
 
@@ -98,7 +98,9 @@ class Study:
     def _of_one(self, checkpoint: Path, dataset: str, condition: str) -> Floats:
         path = checkpoint.parent / f"{'-'.join(filter(None, ('features', dataset, condition)))}.npy"
         if not path.exists():
-            clips = _noisy(_file(self, dataset), dataset, condition) if condition else self.all_clips(dataset)
+            clips = self.all_clips(dataset)
+            if condition:
+                clips = _noisy(SETS[dataset].file(self.work), dataset, condition)
             made = extract_features(load_encoder(checkpoint)[0], clips)
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, made)
@@ -122,10 +124,6 @@ class Study:
         }
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(folder / f"{UNTRAINED}.safetensors", tensors, record)
-
-
-def _file(study: Study, dataset: str) -> Path:
-    return SETS[dataset].file(study.work)
 
 
 @dataclass(frozen=True)
@@ -250,10 +248,7 @@ def student(place: Place, alpha: float = DistillConfig.alpha) -> Floats:
         teacher=(place.scratch / "aligned.safetensors",),
         alpha=alpha,
     )
-    result = distill(config)
-    with np.load(result.files["student"].with_suffix(".npz")) as arrays:
-        logits: Floats = arrays["logits"]
-    return logits
+    return read_logits(distill(config).files["student"])[0]
 
 
 def student_alone(place: Place) -> Floats:
