@@ -304,8 +304,8 @@ void graph_conv(const Array& x, const Array& weight, const Array& adjacency, con
     const Arguments a{x, weight, adjacency, bias, frames, joints, nodes, transform, scale, shift, pattern};
     with_real(x, "x", [&](auto zero) {
         using Real = decltype(zero);
-        const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
         cpu::GraphConvParams<Real> p = forward_params<Real>(a, out, "out");
+        const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>(p.out_channels);
         p.out = out.data<Real>("out");
         check_parameter(sums, {2, p.out_channels}, "sums");
         double* const sums_out = sums ? sums->data<double>("sums") : nullptr;

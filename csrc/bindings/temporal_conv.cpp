@@ -136,7 +136,7 @@ std::int64_t rows_together(const TemporalConvSizes& sizes, std::int64_t block_fr
 
 template <class Real> void pack_weights(const Array& weight, int column_axis, const TemporalConvSizes& sizes,
                                         const Plan& plan, std::int64_t packed_group, Real* packed) {
-    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
+    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>(sizes.columns);
     cpu::TemporalConvPackParams<Real> pack{};
     pack.weight = weight.data<const Real>("weight") + (plan.reversed ? (sizes.taps - 1) * weight.stride(2) : 0);
     pack.packed = packed;
@@ -202,7 +202,7 @@ template <class Real, class Sum> void convolve(const Real* x, const Array& weigh
         }
         return;
     }
-    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
+    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>(sizes.columns);
     const Plan plan = plan_of(sizes, map);
     const std::int64_t packed_group =
         checked_product({cpu::packed_columns(sizes.columns), sizes.channels, plan.matrices});
@@ -304,7 +304,7 @@ template <class Real> std::int64_t gradient_workspace(cpu::TemporalConvWeightPar
 template <class Real> void weight_gradient(const Real* x, const Real* g, Real* weight_grad,
                                            const TemporalConvSizes& sizes, const FrameMap& map,
                                            const cpu::ConvLoad<Real>& load) {
-    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>();
+    const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>(sizes.columns);
     const Plan plan = plan_of(sizes, map);
     const std::int64_t pieces = sizes.groups * (plan.way == Way::nested     ? cpu::winograd_points + 1
                                                 : plan.way == Way::winograd ? cpu::winograd_points

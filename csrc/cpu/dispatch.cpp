@@ -33,20 +33,25 @@ struct InstructionSet {
     const char* name;
     bool (*supported)();
     KernelTable<float> table;
+    const KernelTable<float>* narrow = nullptr;  // for at most narrow_columns, where it differs
 };
 
+constexpr std::int64_t narrow_columns = 8;
+
 #define ASMA_TAKE_KERNEL(kernel, Params) &ASMA_TAKEN_ISA::kernel,
+
+#if defined(ASMA_HAS_AVX2)
+#define ASMA_TAKEN_ISA avx2
+const KernelTable<float> table_avx2 = {ASMA_CPU_KERNELS(ASMA_TAKE_KERNEL)};
+#undef ASMA_TAKEN_ISA
+#endif
 
 const InstructionSet instruction_sets[] = {
 #define ASMA_TAKEN_ISA generic
     {"generic", [] { return true; }, {ASMA_CPU_KERNELS(ASMA_TAKE_KERNEL)}},
 #undef ASMA_TAKEN_ISA
 #if defined(ASMA_HAS_AVX2)
-#define ASMA_TAKEN_ISA avx2
-    {"avx2",
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     {ASMA_CPU_KERNELS(ASMA_TAKE_KERNEL)}},
-#undef ASMA_TAKEN_ISA
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, table_avx2},
 #endif
 #if defined(ASMA_HAS_AVX512)
 #define ASMA_TAKEN_ISA avx512
@@ -56,7 +61,11 @@ const InstructionSet instruction_sets[] = {
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("fma");
      },
-     {ASMA_CPU_KERNELS(ASMA_TAKE_KERNEL)}},
+     {ASMA_CPU_KERNELS(ASMA_TAKE_KERNEL)},
+#if defined(ASMA_HAS_AVX2)
+     &table_avx2
+#endif
+    },
 #undef ASMA_TAKEN_ISA
 #endif
 #if defined(ASMA_HAS_NEON)
@@ -104,6 +113,12 @@ const InstructionSet& current() {
 
 template <> const KernelTable<float>& kernels<float>() { return current().table; }
 template <> const KernelTable<double>& kernels<double>() { return table_f64; }
+
+template <> const KernelTable<float>& kernels<float>(std::int64_t columns) {
+    const InstructionSet& isa = current();
+    return columns <= narrow_columns && isa.narrow ? *isa.narrow : isa.table;
+}
+template <> const KernelTable<double>& kernels<double>(std::int64_t) { return table_f64; }
 
 std::string instruction_set() { return current().name; }
 

@@ -15,6 +15,12 @@ template <class Real> const KernelTable<Real>& kernels();
 template <> const KernelTable<float>& kernels<float>();
 template <> const KernelTable<double>& kernels<double>();
 
+// The same for a convolution whose result has so many columns (channels of a group): AVX2's kernels serve avx512 up to
+// eight, where half of its lanes would be idle.
+template <class Real> const KernelTable<Real>& kernels(std::int64_t columns);
+template <> const KernelTable<float>& kernels<float>(std::int64_t columns);
+template <> const KernelTable<double>& kernels<double>(std::int64_t columns);
+
 std::string instruction_set();
 std::vector<std::string> available_instruction_sets();  // best last
 void set_instruction_set(const std::string& name);       // std::invalid_argument if this CPU or build lacks it

@@ -1,7 +1,7 @@
 // The register-tiled kernels under every product of rows with weights: channel products, temporal convolutions, and the
 // gradients of both.
 //
-//   multiply_rows           out[r, n]  = bias[n] or out[r, n] or 0, + Σ_tap Σ_c source_tap[r, c] · weights_tap[c, n]
+//   multiply_rows           out[r, n]  = Σ_tap Σ_c source_tap[r, c] · weights_tap[c, n] + (bias[n] or out[r, n] or 0)
 //   accumulate_outer        sums[c, n] += Σ_stretch Σ_r source[r, c] · gradient[r, n]
 //   pack_weights            lays weights out as multiply_rows reads them
 //
@@ -23,7 +23,8 @@
 // ascending order, whatever the tile: results do not depend on how the caller cuts rows. After chain_terms terms
 // (wide panels, where that costs most: after a sixth of all, if that is more; or after as many as the caller allows)
 // they are added to out, and start from zero: the rounding error of 9 taps of 256 channels would otherwise grow with
-// their 2,304 terms. accumulate_outer does the same after chain_rows rows.
+// their 2,304 terms. The bias comes last, so that a large one costs no term its digits. accumulate_outer does the same
+// after chain_rows rows.
 #pragma once
 
 #include "cpu/packing.hpp"
@@ -111,9 +112,6 @@ static inline void copy_columns(const real* from, std::int64_t from_row, real* t
 }
 
 template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(const RowProduct& p, const Panel& panel) {
-    Vec start[Vectors];
-#pragma GCC unroll 16
-    for (int v = 0; v < Vectors; ++v) start[v] = panel.bias ? load(panel.bias + v * lanes) : Vec{};
     const std::int64_t skipped_taps = (p.tap_step - 1) * p.channels * Vectors * lanes;
     std::int64_t row = p.source_row * static_cast<std::int64_t>(sizeof(real)), three_rows = 3 * row;  // bytes
     asm("" : "+r"(row), "+r"(three_rows));
@@ -127,8 +125,7 @@ template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(con
 #pragma GCC unroll 16
         for (int v = 0; v < Vectors; ++v) {
 #pragma GCC unroll 16
-            for (int r = 0; r < Rows; ++r) sums[r][v] = start[v];
-            start[v] = Vec{};
+            for (int r = 0; r < Rows; ++r) sums[r][v] = Vec{};
         }
         for (std::int64_t chain = 0; tap < p.taps && chain < longest;) {
             const std::int64_t left = p.channels - begin, channels = left < longest ? left : longest;
@@ -169,6 +166,14 @@ template <int Rows, int Vectors> [[gnu::noinline]] static void multiply_tile(con
             for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
                 for (int v = 0; v < Vectors; ++v) sums[r][v] += load(out + r * panel.out_row + v * lanes);
+        }
+        if (panel.bias && tap == p.taps) {
+#pragma GCC unroll 16
+            for (int v = 0; v < Vectors; ++v) {
+                const Vec bias = load(panel.bias + v * lanes);
+#pragma GCC unroll 16
+                for (int r = 0; r < Rows; ++r) sums[r][v] += bias;
+            }
         }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r)
