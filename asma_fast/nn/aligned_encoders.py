@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from asma_fast._array import as_kind_of
 from asma_fast.nn.feature_alignment import FeatureAlignment
 from asma_fast.nn.stgcn import STGCN, Tokens
 from asma_fast.view import View
@@ -24,7 +25,8 @@ class AlignedEncoders(nn.Module):
     alignment
         Its ``widths`` are the encoders' ``out_channels``.
     tokens
-        ``"joint"`` or ``"frame"``: what the alignment joins; see :meth:`asma_fast.nn.STGCN.tokens`.
+        ``"joint"`` or ``"frame"``: what the alignment joins; see :meth:`asma_fast.nn.STGCN.tokens`. Frames have no
+        weights, so that the alignment's ``joints`` is None then.
 
     Attributes
     ----------
@@ -41,9 +43,9 @@ class AlignedEncoders(nn.Module):
     >>> import torch
     >>> from asma_fast import Skeleton
     >>> first, second = (STGCN(Skeleton.named("ntu-rgb+d")) for _ in range(2))
-    >>> model = AlignedEncoders(first, second, FeatureAlignment((256, 256)))
+    >>> model = AlignedEncoders(first, second, FeatureAlignment((256, 256), joints=25))
     >>> model(torch.zeros(2, 3, 50, 25, 2), seed=7).shape
-    torch.Size([2, 512])
+    torch.Size([2, 2560])
     """
 
     def __init__(self, first: STGCN, second: STGCN, alignment: FeatureAlignment, *, tokens: Tokens = "joint") -> None:
@@ -69,6 +71,10 @@ class AlignedEncoders(nn.Module):
             )
         if tokens not in ("joint", "frame"):
             raise ValueError(f"tokens must be 'joint' or 'frame', got {tokens!r}")
+        joints = len(first.skeleton) if tokens == "joint" else None
+        wanted = "None" if joints is None else f"None or {joints}"
+        if alignment.joints not in (None, joints):
+            raise ValueError(f"alignment.joints must be {wanted} for tokens by {tokens}, got {alignment.joints}")
         self.first, self.second, self.alignment = first, second, alignment
         self.tokens: Tokens = tokens
         self.out_channels = alignment.out_channels
@@ -88,7 +94,8 @@ class AlignedEncoders(nn.Module):
         first = self.first.tokens(clip, view, per=self.tokens, seed=seed, ids=ids)
         other = None if seed is None else seed ^ _SECOND
         second = self.second.tokens(clip, view, per=self.tokens, seed=other, ids=ids)
-        joined: Tensor = self.alignment(first, second, seed=seed, ids=ids)
+        nodes = None if view is None else as_kind_of(view.graph_nodes, clip)
+        joined: Tensor = self.alignment(first, second, nodes=nodes, seed=seed, ids=ids)
         return joined
 
     def extra_repr(self) -> str:

@@ -223,7 +223,6 @@ class ReadClips(Clips):
         """``(N, P1·D1 + P2·D2)`` float32; in a file without a name where it is too large to be held."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
         made = _room(len(self), sum(tokens * width for tokens, width in self.shapes), self.config)
-        self.encoder.eval()
         # As many clips for each process: the last ones are taken twice where they cannot be shared out.
         places = torch.arange(-(-len(self) // world) * world).clamp_max(len(self) - 1)
         for start in range(0, len(places), self.config.batch * world):
@@ -237,14 +236,14 @@ class ReadClips(Clips):
 @torch.no_grad()
 def read(encoder: AlignedEncoders, x: Tensor) -> tuple[Tensor, ...]:
     """What the alignment needs of each encoder's tokens: their average alone, as one token, where nothing attends."""
-    parts = (part.tokens(x, per=encoder.tokens).float() for part in (encoder.first, encoder.second))
+    # Not the alignment: it may be in training.
+    parts = (part.eval().tokens(x, per=encoder.tokens).float() for part in (encoder.first, encoder.second))
     pooled = encoder.alignment.mode in ("concat", "mean")
     return tuple(part.mean(1, keepdim=True) if pooled else part for part in parts)
 
 
 def read_once(clips: Clips, encoder: AlignedEncoders, config: AlignConfig, fabric: Any) -> ReadClips:
     """Clips as what a frozen pair of encoders makes of them, each clip read once."""
-    encoder.eval()
     first = read(encoder, clips.batch([0]).x.to(fabric.device))
     shapes = tuple((part.shape[1], part.shape[2]) for part in first)
     made = {item.name: getattr(clips, item.name) for item in fields(Clips)}

@@ -91,14 +91,20 @@ class AlignConfig(SupervisedConfig):
     """Alignment."""
 
     out: Path = option(Path("asma-align"), "folder for checkpoint, metrics and record; a run there is resumed")
+    optimiser: Literal["adam", "adamw"] = option("adamw", "Adam with L2 in the gradient, or AdamW")
+    lr: float = option(1e-2, "learning rate after warm-up")
+    weight_decay: float = option(1.0, "weight decay")
     run: Path = option(Path("asma-run"), "folder of the pretraining run")
     encoders: tuple[str, ...] = option(
         ("hl", "lh"), "two encoders of the run; or checkpoints, of other runs too, such as a/hl.safetensors"
     )
-    mode: Literal["attention", "first-to-second", "second-to-first", "concat", "mean"] = option(
-        "attention", "how they are joined: attention both ways or one, concatenated, or the mean of both, projected"
+    mode: Literal["weighted", "attention", "first-to-second", "second-to-first", "concat", "mean"] = option(
+        "weighted",
+        "how they are joined: averages with learnt weights of joints, also after attention both ways or one; "
+        "concatenated, or the mean of both, projected",
     )
-    tokens: Literal["joint", "frame"] = option("joint", "what attends to what: joints, or frames")
+    tokens: Literal["joint", "frame"] = option("joint", "what is joined: joints, or frames, which have no weights")
+    pools: int = option(4, "weighted averages of each encoder's joints")
     width: int = option(256, "of the attention over all heads, or of the mean")
     heads: int = option(4, "heads of the attention; they divide the width")
     attention_dropout: float = option(0.0, "dropout of what attention adds to a token")
@@ -113,10 +119,11 @@ class AlignConfig(SupervisedConfig):
             raise ValueError(
                 f"encoders must be two to be aligned, got {','.join(self.encoders) or 'none'}; one alone is fine-tuned"
             )
-        _within(self, 1, float("inf"), "width", "heads")
+        _within(self, 1, float("inf"), "width", "heads", "pools")
         _within(self, 0, 0.999, "attention_dropout")
 
     @property
     def alignment(self) -> dict[str, Any]:
         """Options of the module."""
-        return {"width": self.width, "heads": self.heads, "mode": self.mode, "dropout": self.attention_dropout}
+        names = {"pools": "pools", "width": "width", "heads": "heads", "mode": "mode", "dropout": "attention_dropout"}
+        return {name: getattr(self, option) for name, option in names.items()}

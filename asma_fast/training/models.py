@@ -60,7 +60,9 @@ def classifier_network(encoder: Network, classes: int) -> Network:
 
 def aligned_network(first: Network, second: Network, alignment: Mapping[str, Any], tokens: str) -> Network:
     """What a record says of two encoders and their alignment, whose options are those of ``nn.FeatureAlignment``."""
-    return {"kind": "aligned", "first": first, "second": second, "alignment": dict(alignment), "tokens": tokens}
+    weighs = tokens == "joint" and alignment["mode"] not in ("concat", "mean")
+    options = {**alignment, "joints": len(first["skeleton"]["joints"]) if weighs else None}
+    return {"kind": "aligned", "first": first, "second": second, "alignment": options, "tokens": tokens}
 
 
 def with_dropout(network: Mapping[str, Any], dropout: float | None) -> Network:

@@ -47,6 +47,7 @@ from asma_fast.training.semi import draw
 from asma_fast.training.supervised import predict_logits
 
 Fold = tuple[Rows, Rows]
+GAMMAS = (0.1, 0.3, 1, 3)  # of the radial basis functions, over width and variance of the features
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class Place:
     dataset: str
     fold: Fold
     scratch: Path  # folder for what is trained on the way
+    together: Path  # the same of the alignment of all training clips, which several columns need
 
     @property
     def parts(self) -> tuple[Clips, Clips]:
@@ -166,19 +168,23 @@ def knn(place: Place) -> Floats:
 
 
 def rbf(place: Place) -> Floats:
-    """A support vector machine with radial basis functions; C and γ by three inner folds."""
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
-    from sklearn.pipeline import make_pipeline
+    """A support vector machine with radial basis functions; C, γ and standardisation by the set's inner folds."""
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    labels = place.study.store(place.dataset).labels.astype(np.int64)
+    store, (train, test) = place.study.store(place.dataset), place.fold
+    labels = store.labels.astype(np.int64)
     features = place.study.features(place.row, place.seed, place.dataset)
-    width = features.shape[1]
-    grid = {"svc__C": [1, 10, 100], "svc__gamma": [0.1 / width, 0.3 / width, 1 / width, 3 / width]}
-    inner = StratifiedKFold(3, shuffle=True, random_state=place.seed)
-    search = GridSearchCV(make_pipeline(StandardScaler(), SVC()), grid, cv=inner)
-    train, test = place.fold
+    widths = ([StandardScaler()], 1.0), (["passthrough"], float(features[train].var()))
+    grid = [
+        {"scale": scale, "svc__C": [1, 10, 100], "svc__gamma": [part / spread / features.shape[1] for part in GAMMAS]}
+        for scale, spread in widths
+    ]
+    folds = SETS[place.dataset].inner(store).values()
+    inner = [tuple(np.flatnonzero(np.isin(train, part)) for part in fold) for fold in folds]
+    search = GridSearchCV(Pipeline([("scale", None), ("svc", SVC())]), grid, cv=inner)
     found: Floats = search.fit(features[train], labels[train]).decision_function(features[test])
     return found
 
@@ -198,12 +204,12 @@ def robust(place: Place) -> Floats:
 def aligned(place: Place) -> Floats:
     """Two frozen encoders under their alignment, trained with the labels of the fold."""
     train, test = place.parts
-    return predict_logits(_alignment(place, train), test)
+    return predict_logits(_alignment(place, train, place.together), test)
 
 
-def _alignment(place: Place, train: Clips) -> Any:
+def _alignment(place: Place, train: Clips, out: Path) -> Any:
     settings = place.study.settings
-    options = settings.labelled(place.seed, place.scratch, lr=settings.align_lr, **ALIGN)
+    options = settings.labelled(place.seed, out, lr=settings.align_lr, **ALIGN)
     encoders = tuple(str(path) for path in place.study.checkpoints(place.row, place.seed))
     config = AlignConfig(**options, encoders=encoders, augment="none")
     with launched(config) as fabric:
@@ -212,22 +218,22 @@ def _alignment(place: Place, train: Clips) -> Any:
 
 def finetuned(place: Place) -> Floats:
     """The encoder, or both under their alignment, trained whole with the labels of the fold."""
-    return _finetuned(place, *place.parts, FINETUNE)
+    return _finetuned(place, *place.parts, FINETUNE, place.together)
 
 
 def shots(place: Place) -> Floats:
     """As fine-tuned, all of it with few labels: the draw of the seed's number."""
     train, test = place.parts
     rows = draw(train, lambda count: SHOTS, 0, place.seed)
-    return _finetuned(place, train.take(torch.from_numpy(rows)), test, FINETUNE_SHOTS)
+    return _finetuned(place, train.take(torch.from_numpy(rows)), test, FINETUNE_SHOTS, place.scratch)
 
 
-def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any]) -> Floats:
+def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any], joined: Path) -> Floats:
     settings = place.study.settings
     path = place.study.checkpoints(place.row, place.seed)[0]
     if len(place.row.encoders) > 1:
-        _alignment(place, train)  # from scratch its shape alone counts
-        path = place.scratch / "aligned.safetensors"
+        _alignment(place, train, joined)  # from scratch its shape alone counts
+        path = joined / "aligned.safetensors"
     scratch = place.row.kind == "scratch"
     lr = settings.scratch_lr if scratch else settings.finetune_lr
     options = settings.labelled(place.seed, place.scratch, lr=lr, **budget)
@@ -239,13 +245,13 @@ def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any]) 
 
 def student(place: Place, alpha: float = DistillConfig.alpha) -> Floats:
     """A small network, taught by the aligned row."""
-    _alignment(place, place.parts[0])
+    _alignment(place, place.parts[0], place.together)
     options = place.study.settings.labelled(place.seed, place.scratch / "student", **DISTILL)
     config = DistillConfig(
         **options,
         data=SETS[place.dataset].file(place.study.work),
         split=SETS[place.dataset].splits[0],
-        teacher=(place.scratch / "aligned.safetensors",),
+        teacher=(place.together / "aligned.safetensors",),
         alpha=alpha,
     )
     return read_logits(distill(config).files["student"])[0]
@@ -277,8 +283,10 @@ def measure(study: Study, column: str, row: Row, seed: int, dataset: str) -> str
     for name, fold in SETS[dataset].folds(study.store(dataset)).items():
         path = study.folder(column, dataset, name) / f"{row.key}-seed{seed}.json"
         if not path.exists():
-            scratch = study.work / "trained" / column / path.parent.name / path.stem
-            _record(path, column, Place(study, row, seed, dataset, fold, scratch))
+            scratch, together = (
+                study.work / "trained" / of / path.parent.name / path.stem for of in (column, "aligned")
+            )
+            _record(path, column, Place(study, row, seed, dataset, fold, scratch, together))
         record = read_record(path)
         if record["settings"] != study.settings.deciding(column, row):
             raise ValueError(f"{path}: was measured with other settings; move it away, or choose another --work")
@@ -308,7 +316,8 @@ def inner_accuracy(study: Study, column: str, row: Row, seed: int) -> dict[str, 
     for dataset in PRETRAINED_ON:
         hits = []
         for name, fold in SETS[dataset].inner(study.store(dataset)).items():
-            place = Place(study, row, seed, dataset, fold, trained / f"{dataset}-{name}-{row.key}-{seed}")
+            scratch = trained / f"{dataset}-{name}-{row.key}-{seed}"
+            place = Place(study, row, seed, dataset, fold, scratch, scratch)
             logits = MEASURES[column](place)
             hits.append(scores_of(logits, place.parts[1].labels, place.classes).accuracy)
         found[dataset] = float(np.mean(hits))

@@ -23,13 +23,20 @@ def tokens(seed: int = 1, width: int = D1, count: int = 5, n: int = N) -> torch.
 
 
 def alignment(mode: str = "attention", **options) -> FeatureAlignment:
+    """Its weights as training may leave them: what begins at zero is not zero."""
     torch.manual_seed(4)
-    return FeatureAlignment((D1, D2), **{"width": 8, "heads": 2, "mode": mode, **options})
+    module = FeatureAlignment((D1, D2), **{"width": 8, "heads": 2, "mode": mode, **options})
+    for parameter in module.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return module
 
 
 def aligned(mode: str = "attention", per: str = "joint", dropout: float = 0.0, **options) -> AlignedEncoders:
     first = encoder(dropout=dropout)
     second = encoder((4, D2), (1, 2), dropout=dropout)
+    if per == "joint" and mode not in ("concat", "mean"):
+        options = {"joints": 7, **options}
     return AlignedEncoders(first, second, alignment(mode, **options), tokens=per)
 
 
@@ -83,11 +90,53 @@ def test_attention_is_the_formula() -> None:
             share = torch.softmax(query @ key.transpose(1, 2) / 4**0.5, dim=-1)
             gate = torch.sigmoid(asking @ layer.gate.weight[head] + layer.gate.bias[head])
             heads.append(gate[..., None] * (share @ value))
-        return layer.norm(asking + layer.out(torch.cat(heads, -1))).mean(1)
+        return layer.out(torch.cat(heads, -1))
 
     one, other = module.norms[0](first), module.norms[1](second)
-    wanted = torch.cat([way(module.first_reads, one, other), way(module.second_reads, other, one)], 1)
+    heard = first + way(module.first_reads, one, other), second + way(module.second_reads, other, one)
+    wanted = torch.cat([part.mean(1) for part in heard], 1) / (1 + module.standardise.eps) ** 0.5
     torch.testing.assert_close(module(first, second), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_of_joints_are_the_formula() -> None:
+    module = alignment("weighted", joints=5, pools=3).double()
+    first, second = tokens(1, D1).double(), tokens(2, D2).double()
+    wanted = [first.mean(1), second.mean(1)]
+    for logits, part in zip(module.joint_logits, (first, second), strict=True):
+        weights = torch.exp(10 * logits) / torch.exp(10 * logits).sum(1, keepdim=True)
+        wanted += [sum(weight[v] * part[:, v] for v in range(5)) for weight in weights]
+    joined = torch.cat(wanted, 1)
+    assert joined.shape == (N, module.out_channels) == (N, 4 * (D1 + D2))
+    spread = (joined.var(0, correction=0) + module.standardise.eps).sqrt()
+    torch.testing.assert_close(module(first, second), (joined - joined.mean(0)) / spread, rtol=1e-10, atol=1e-10)
+
+
+def test_a_weight_follows_its_joint() -> None:
+    module = alignment("weighted", joints=5).eval()
+    first, second = tokens(1, D1), tokens(2, D2)
+    order = torch.tensor([[3, 1, 0, 2, 4]])
+    moved = module(first[:, order[0]], second[:, order[0]], nodes=order)
+    torch.testing.assert_close(moved, module(first, second))
+    assert not torch.allclose(module(first[:, order[0]], second[:, order[0]]), moved)
+    each = torch.cat([order, torch.arange(5)[None]]).int()
+    two = [torch.stack([part[0, order[0]], part[1]]) for part in (first, second)]
+    torch.testing.assert_close(module(*two, nodes=each), module(first[:2], second[:2]))
+    kept = order[:, :3]
+    without = alignment("weighted", joints=5).eval()
+    for logits in without.joint_logits:
+        logits.data[:, [2, 4]] = -torch.inf
+    some = module(first[:, kept[0]], second[:, kept[0]], nodes=kept)
+    torch.testing.assert_close(some[:, D1 + D2 :], without(first, second)[:, D1 + D2 :])
+
+
+@pytest.mark.parametrize("mode", ["weighted", "attention", "first-to-second", "second-to-first"])
+def test_an_untrained_alignment_is_the_standardised_concatenation(mode: str) -> None:
+    module = FeatureAlignment((D1, D2), joints=5, pools=2, width=8, heads=2, mode=mode)
+    first, second = tokens(1, D1), tokens(2, D2)
+    averages = [first.mean(1), second.mean(1)]
+    joined = torch.cat([*averages, averages[0].repeat(1, 2), averages[1].repeat(1, 2)], 1)
+    wanted = nn.functional.batch_norm(joined, None, None, training=True)
+    torch.testing.assert_close(module(first, second), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_information_flows_as_the_mode_says() -> None:
@@ -122,7 +171,7 @@ def test_the_mean_has_the_width_asked_for() -> None:
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "concat"])
 def test_every_parameter_of_the_alignment_learns(mode: str) -> None:
-    module = alignment(mode)
+    module = alignment(mode, joints=None if mode == "mean" else 5)
     first, second = tokens(1, D1).requires_grad_(), tokens(2, D2).requires_grad_()
     (module(first, second) * torch.randn(module.out_channels)).sum().backward()
     for name, parameter in module.named_parameters():
@@ -139,6 +188,7 @@ def test_the_order_of_tokens_does_not_matter() -> None:
 
 def test_dropout_of_the_alignment_follows_seed_and_id() -> None:
     module = alignment(dropout=0.5)
+    module.standardise.eval()
     first, second, ids = tokens(1, D1), tokens(2, D2), torch.tensor([4, 9, 1, 2**40])
     wanted = module(first, second, seed=3, ids=ids)
     order = torch.tensor([2, 0])
@@ -153,11 +203,14 @@ def test_dropout_of_the_alignment_follows_seed_and_id() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "sum"}, "mode must be one of 'attention', .*, got 'sum'"),
+        ({"mode": "sum"}, "mode must be one of 'weighted', .*, got 'sum'"),
         ({"heads": 3}, "heads must divide the width 8, got 3"),
         ({"heads": 0}, "heads must be at least 1, got 0"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"joints": 0}, "joints must be at least 1, got 0"),
+        ({"pools": 0}, "pools must be at least 1, got 0"),
+        ({"mode": "concat", "joints": 5}, "joints must be None with mode 'concat', which weighs none, got 5"),
     ],
 )
 def test_impossible_alignments_are_refused(options: dict, message: str) -> None:
@@ -175,6 +228,13 @@ def test_tokens_that_do_not_fit_are_refused() -> None:
         module(tokens(1, D1), tokens(2, D2).double())
     with pytest.raises(ValueError, match="at least one token, got 5 and 0"):
         module(tokens(1, D1), tokens(2, D2, count=0))
+    module = alignment(joints=6)
+    with pytest.raises(ValueError, match="must give a token for each of 6 joints, got 5 and 6"):
+        module(tokens(1, D1), tokens(2, D2, count=6))
+    with pytest.raises(ValueError, match="must give a token for each of 4 joints, got 5 and 5"):
+        module(tokens(1, D1), tokens(2, D2), nodes=torch.zeros(1, 4, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"nodes must have shape \(4 or 1, 5\), got \(3, 5\)"):
+        module(tokens(1, D1), tokens(2, D2), nodes=torch.zeros(3, 5, dtype=torch.int32))
 
 
 # ---- two encoders as one ----
@@ -242,6 +302,11 @@ def test_encoders_that_do_not_fit_are_refused() -> None:
         AlignedEncoders(first, encoder(), alignment())
     with pytest.raises(ValueError, match="tokens must be 'joint' or 'frame', got 'body'"):
         AlignedEncoders(first, encoder(), module, tokens="body")
+    weighted = FeatureAlignment((10, 10), joints=6)
+    with pytest.raises(ValueError, match="joints must be None or 7 for tokens by joint, got 6"):
+        AlignedEncoders(first, encoder(), weighted)
+    with pytest.raises(ValueError, match="joints must be None for tokens by frame, got 7"):
+        AlignedEncoders(first, encoder(), FeatureAlignment((10, 10), joints=7), tokens="frame")
     with pytest.raises(TypeError, match="second must be an STGCN, got Linear"):
         AlignedEncoders(first, nn.Linear(3, 3), module)
     with pytest.raises(TypeError, match="model must have one STGCN as its encoder, got AlignedEncoders"):

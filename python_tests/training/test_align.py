@@ -23,7 +23,7 @@ from asma_fast.training.records import read_logits, read_record
 from asma_fast.training.supervised import predict_logits
 
 SMALL = {"width": 8, "heads": 2, "lr": 1e-2, "batch": 12, "epochs": 6, "accelerator": "cpu", "progress": False}
-MODES = ("attention", "first-to-second", "second-to-first", "concat", "mean")
+MODES = ("weighted", "attention", "first-to-second", "second-to-first", "concat", "mean")
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,17 @@ def test_frozen_encoders_keep_every_bit(run, tmp_path, augment):
         assert same(load_encoder(run / "run" / f"{name}.safetensors")[0].state_dict(), part.state_dict())
 
 
+def test_the_alignment_is_in_training_while_frozen_encoders_read_each_clip_once(whole):
+    alignment = load_model(whole.checkpoints["aligned"])[0].encoder.alignment
+    assert int(alignment.standardise.num_batches_tracked) == whole.records["aligned"]["budget"]["steps"]
+
+
 def test_trainable_encoders_move(run, tmp_path):
     result = align(config_of(run, tmp_path, freeze="none", epochs=1, lr=1e-3))
     encoder = load_model(result.checkpoints["aligned"])[0].encoder
     for name, part in (("hl", encoder.first), ("lh", encoder.second)):
         assert not same(load_encoder(run / "run" / f"{name}.safetensors")[0].state_dict(), part.state_dict())
-    assert result.records["aligned"]["protocol"] == "align, attention, encoders trained"
+    assert result.records["aligned"]["protocol"] == "align, weighted, encoders trained"
 
 
 def test_it_tells_classes_apart_and_its_record_holds_what_it_measured(run, whole, tmp_path):
@@ -79,7 +84,7 @@ def test_it_tells_classes_apart_and_its_record_holds_what_it_measured(run, whole
     assert record == whole.records["aligned"]
     assert record["kind"] == "align"
     assert record["name"] == "aligned hl+lh"
-    assert record["protocol"] == "align, attention"
+    assert record["protocol"] == "align, weighted"
     assert record["budget"] == {"epochs": 6, "steps": 18, "batch": 12}
     assert record["clips"] == {"train": 36, "test": 18}
     assert [entry["epoch"] for entry in record["encoders"].values()] == [2, 2]
@@ -151,7 +156,7 @@ def test_encoders_of_one_masking_from_two_runs_are_joined_alike(run, whole, tmp_
     assert list(record["encoders"]) == [str(run / "run" / "hl"), str(run / "other" / "hl")]
     assert [entry["config"]["seed"] for entry in record["encoders"].values()] == [0, 1]
     assert record["budget"] == whole.records["aligned"]["budget"]
-    assert load_model(result.checkpoints["aligned"])[0].encoder.out_channels == 8 + 12
+    assert load_model(result.checkpoints["aligned"])[0].encoder.out_channels == 5 * (8 + 12)
 
 
 @pytest.mark.parametrize("option", ["run", "align"])
