@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,23 @@ def launched(config: RunConfig) -> Iterator[Any]:
     Raises
     ------
     TrainingError
-        Inside, in place of torch's own words, where another process has ended or does not answer.
+        Inside, in place of torch's own words, where another process has ended or does not answer: with what that one
+        said last, where it could still say it.
     """
     fabric = _fabric(config)
     try:
         fabric.launch()
         yield fabric
-    except RuntimeError as error:
-        if fabric.world_size == 1 or isinstance(error, TrainingError) or not _of_the_group(error):
+    except Exception as error:
+        if fabric.world_size == 1:
             raise
+        if not _of_the_group(error):
+            _leave_words(fabric.global_rank, f"{type(error).__name__}: {_first(error)}")
+            raise
+        words = _words_of_others(fabric.world_size)
         raise TrainingError(
             f"process {fabric.global_rank} of {fabric.world_size}: another process has ended or did not answer in "
-            f"time, its own message says why; the same command goes on from the newest checkpoint ({_first(error)})"
+            f"time; {words}; the same command goes on from the newest checkpoint ({_first(error)})"
         ) from error
 
 
@@ -78,14 +83,35 @@ def _fabric(config: RunConfig) -> Any:
     )
 
 
-def _of_the_group(error: RuntimeError) -> bool:
+# In the store through which the processes found each other: what each that failed said last.
+_WORDS = "asma_fast/last-words/{}"
+
+
+def _leave_words(rank: int, words: str) -> None:
+    with suppress(Exception):  # where there is no store (any more), the others do without
+        torch.distributed.distributed_c10d._get_default_store().set(_WORDS.format(rank), words)
+
+
+def _words_of_others(world: int) -> str:
+    told = []
+    with suppress(Exception):
+        store = torch.distributed.distributed_c10d._get_default_store()
+        for rank in range(world):
+            if store.check([_WORDS.format(rank)]):
+                told.append(f"process {rank}: {store.get(_WORDS.format(rank)).decode()}")
+    return "; ".join(told) or "it left no message here"
+
+
+def _of_the_group(error: Exception) -> bool:
     """Whether an error is one of the communication between processes."""
+    if isinstance(error, TrainingError) or not isinstance(error, RuntimeError):
+        return False
     if isinstance(error, (RankError, torch.distributed.DistError)):
         return True
     return any(word in str(error).lower() for word in ("gloo", "nccl", "process group", "tcpstore"))
 
 
-def _first(error: RuntimeError) -> str:
+def _first(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -46,13 +46,14 @@ def text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def start_all(count: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
-    """As torchrun starts them."""
+def start_all(count: int, arguments: list[str], last: list[str] | None = None) -> list[subprocess.Popen[str]]:
+    """As torchrun starts them; the last one with arguments of its own, if there are any."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [start_verb(*arguments, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(count)]
+    given = [arguments] * (count - 1) + [last or arguments]
+    return [start_verb(*some, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank, some in enumerate(given)]
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -109,8 +110,18 @@ def test_when_one_dies_the_other_ends_with_a_sentence(folder):
     assert processes[0].returncode == 2
     last = err.strip().splitlines()[-1]
     assert "asma-fast: process 0 of 2: another process has ended or did not answer in time" in last
-    assert "the same command goes on from the newest checkpoint" in last
+    assert "it left no message here; the same command goes on from the newest checkpoint" in last
     assert load_checkpoint(folder / "dies" / "hl.safetensors")[1]["epoch"] >= 1
+
+
+def test_when_one_fails_the_other_ends_with_its_message(folder):
+    missing = str(folder / "missing.safetensors")
+    processes = start_all(2, words(folder, "fails"), words(folder, "fails", data=missing))
+    (_, err), (_, other) = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    (message,) = [line.removeprefix("asma-fast: ") for line in other.splitlines() if line.startswith("asma-fast: ")]
+    assert missing in message
+    assert f"another process has ended or did not answer in time; process 1: ValueError: {message}" in err, err
 
 
 def test_a_number_of_devices_that_is_not_torchruns_is_refused(folder):
