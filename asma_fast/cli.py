@@ -212,6 +212,21 @@ def _predict(config: Any) -> int:
     return 0
 
 
+def _export(config: Any) -> int:
+    from asma_fast.edge.verbs import export_checkpoint
+
+    print(f"model file: {export_checkpoint(config)}")
+    return 0
+
+
+def _classify(config: Any) -> int:
+    from asma_fast.edge.verbs import classify
+
+    found = classify(config)
+    print(found.json_line() if config.format == "json" else found)
+    return 0
+
+
 def _table(config: Any) -> int:
     from asma_fast.training import table
 
@@ -259,9 +274,9 @@ def _inspect(config: Any) -> int:
     return 1 if findings else 0
 
 
-def _configs(name: str, module: str = "configs") -> Callable[[], type[Any]]:
+def _configs(name: str, module: str = "configs", package: str = "training") -> Callable[[], type[Any]]:
     def load() -> type[Any]:
-        kind: type[Any] = getattr(import_module(f"asma_fast.training.{module}"), name)
+        kind: type[Any] = getattr(import_module(f"asma_fast.{package}.{module}"), name)
         return kind
 
     return load
@@ -351,6 +366,16 @@ VERBS: dict[str, Verb] = {
     ),
     "fuse": Verb(
         "add the logits of records, stream by stream", _recorded("fuse"), _configs("FuseConfig", "configs_measure")
+    ),
+    "export": Verb(
+        "write a trained classifier as a model file for small machines",
+        _export,
+        _configs("ExportConfig", package="edge"),
+    ),
+    "classify": Verb(
+        "name the class of one raw recording by a model file, with NumPy alone",
+        _classify,
+        _configs("ClassifyConfig", package="edge"),
     ),
     "table": Verb(
         "compare records as Markdown, with intervals, a baseline and published numbers",

@@ -165,8 +165,6 @@ class Preprocessing:
             if clip.preprocessing != self:
                 raise ValueError(f"clip was preprocessed already, by {clip.preprocessing}; got {self}")
             return _logical(np.ascontiguousarray(frames))
-        left, right = self._shoulders(skeleton)
-        top, bottom = self._torso(skeleton)
         prepared = native().preprocess_clip(
             np.require(frames, np.float32, "A"),
             dims=skeleton.dimensions,
@@ -174,16 +172,29 @@ class Preprocessing:
             centre=self.centre,
             scale=self.scale,
             rotate=self.rotate,
-            centre_joints=skeleton.centre,
-            left_shoulder=left,
-            right_shoulder=right,
-            torso_top=top,
-            torso_bottom=bottom,
+            **self.joints_of(skeleton),
             up_axis="xyz".index(skeleton.up[1]),
             image=self._image(clip, skeleton),
             out_frames=self.frames or 0,
         )
         return _logical(prepared)
+
+    def joints_of(self, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
+        """The joints that the recipe's steps look at, by the native code's names for them.
+
+        Raises
+        ------
+        ValueError
+            If the layout lacks what a step needs.
+        """
+        (left, right), (top, bottom) = self._shoulders(skeleton), self._torso(skeleton)
+        return {
+            "centre_joints": skeleton.centre,
+            "left_shoulder": left,
+            "right_shoulder": right,
+            "torso_top": top,
+            "torso_bottom": bottom,
+        }
 
     def _shoulders(self, skeleton: Skeleton) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if self.rotate == "none":

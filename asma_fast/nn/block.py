@@ -174,10 +174,10 @@ class STGCNBlock(nn.Module):
             if not has_no_hooks(self.residual):
                 return False
         kinds = (GraphConv, TemporalConv, TemporalConv, TemporalConv)
-        return all(
+        return all(is_plain(norm) and norm.weight.dtype == self.norm1.weight.dtype for norm in norms) and all(
             type(layer) is kind and has_no_hooks(layer) and layer.weight.dtype == self.norm1.weight.dtype
             for layer, kind in zip(layers, kinds, strict=False)
-        ) and all(is_plain(norm) and norm.weight.dtype == self.norm1.weight.dtype for norm in norms)
+        )
 
     def _passes(
         self,

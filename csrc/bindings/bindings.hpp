@@ -32,6 +32,7 @@ void check_indices(const Array& map, std::int64_t limit, const char* what);
 void bind_block(py::module_& module);
 void bind_data(py::module_& module);
 void bind_dropout(py::module_& module);
+void bind_edge(py::module_& module);
 void bind_gather_view(py::module_& module);
 void bind_graph_conv(py::module_& module);
 void bind_joint_degree(py::module_& module);

@@ -16,19 +16,15 @@ namespace {
 
 using Joints = std::vector<std::int32_t>;
 
-template <class Rule>
-Rule choice(const char* what, const std::string& text, std::initializer_list<std::pair<const char*, Rule>> known) {
+template <class Rule, std::size_t count>
+Rule choice(const char* what, const std::string& text, const RuleName<Rule> (&known)[count]) {
     std::string names;
-    for (const auto& [name, rule] : known) {
-        if (text == name) return rule;
-        names.append(names.empty() ? "" : ", ").append(name);
+    for (const auto& one : known) {
+        if (text == one.name) return one.rule;
+        names.append(names.empty() ? "" : ", ").append(one.name);
     }
     throw py::value_error(std::string(what).append(" must be one of ").append(names).append("; got '").append(text) +
                           "'");
-}
-
-LengthRule length_rule(const std::string& text) {
-    return choice<LengthRule>("length", text, {{"drop-empty", LengthRule::drop_empty}, {"aimclr", LengthRule::aimclr}});
 }
 
 const Joints& checked(const Joints& joints, std::int64_t limit, bool needed, const char* what) {
@@ -48,21 +44,10 @@ Frames preprocess_clip(const Frames& frames, int dims, const std::string& length
                        std::int64_t out_frames) {
     const ClipView clip = view_of(frames, dims);
     Preprocess recipe;
-    recipe.length = length_rule(length);
-    recipe.centre = choice<CentreRule>("centre", centre,
-                                       {{"per-body", CentreRule::per_body},
-                                        {"first", CentreRule::first},
-                                        {"box", CentreRule::box},
-                                        {"image", CentreRule::image},
-                                        {"none", CentreRule::none}});
-    recipe.scale = choice<ScaleRule>(
-        "scale", scale,
-        {{"none", ScaleRule::none}, {"torso", ScaleRule::torso}, {"box", ScaleRule::box}, {"image", ScaleRule::image}});
-    recipe.rotate = choice<RotateRule>("rotate", rotate,
-                                       {{"frame", RotateRule::frame},
-                                        {"clip", RotateRule::clip},
-                                        {"aimclr", RotateRule::aimclr},
-                                        {"none", RotateRule::none}});
+    recipe.length = choice("length", length, length_rules);
+    recipe.centre = choice("centre", centre, centre_rules);
+    recipe.scale = choice("scale", scale, scale_rules);
+    recipe.rotate = choice("rotate", rotate, rotate_rules);
     const bool turns = recipe.rotate != RotateRule::none, scales = recipe.scale == ScaleRule::torso;
     const bool from_joint = recipe.centre == CentreRule::per_body || recipe.centre == CentreRule::first;
     recipe.centre_joints = checked(centre_joints, clip.joints, from_joint, "centre");

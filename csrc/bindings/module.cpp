@@ -80,6 +80,7 @@ PYBIND11_MODULE(_native, module, pybind11::mod_gil_not_used()) {
     bind_block(module);
     bind_data(module);
     bind_dropout(module);
+    bind_edge(module);
     bind_gather_view(module);
     bind_graph_conv(module);
     bind_joint_degree(module);

@@ -9,26 +9,20 @@
 #include "core/parallel.hpp"
 #include "core/scratch.hpp"
 #include "cpu/dispatch.hpp"
+#include "cpu/temporal_conv_plan.hpp"
 
 namespace asma::bindings {
 namespace {
 
+using cpu::ConvPlan;
+using cpu::ConvWay;
 using cpu::FrameMap;
 using cpu::TemporalConvSizes;
 
-constexpr std::int64_t block_rows = 512;          // joints × frames of a work item: sources stay in the L2 cache
 constexpr std::int64_t piece_products = 1 << 17;  // multiply-adds worth a thread's while
 constexpr std::int64_t weight_grad_items = 18;    // pieces of a weight gradient, as far as the batch gives them
 constexpr std::int64_t bias_part_rows = 512;      // rows that one float sum of a bias gradient takes
-constexpr std::int64_t least_items = 4;           // pieces of a small batch: each reads all weights
-constexpr std::int64_t winograd_channels = 32;    // of fewer the transforms cost what they save
-constexpr std::int64_t nested_channels = 64;      // as many as the rounding of two transforms asks for
-constexpr std::int64_t winograd_terms = 96;       // of shorter sums the transforms' rounding would be most of the error
-constexpr std::int64_t winograd_numbers = 1 << 18;  // of a block's points: they stay in the L2 cache
-constexpr std::int64_t nested_rows = 100;           // joints × pairs that share a reading of the weights
-constexpr std::int64_t least_shares = 16;           // pieces that a batch is left with by sharing
-constexpr std::int64_t gradient_rows = 256;         // joints × tiles whose points a weight gradient has in work
-constexpr std::int64_t many_frames = 1 << 12;       // enough to tell which way is cheaper
+constexpr std::int64_t gradient_rows = 256;       // joints × tiles whose points a weight gradient has in work
 
 void check(bool right, const char* message) {
     if (!right) throw py::value_error(message);
@@ -63,79 +57,8 @@ TemporalConvSizes exchanged(TemporalConvSizes sizes) {
     return sizes;
 }
 
-// Frames of a block, all blocks about alike. A small batch is cut finer, for as many items as many threads like.
-std::int64_t even_blocks(const TemporalConvSizes& sizes, std::int64_t at_most) {
-    const std::int64_t wanted = (least_items + sizes.rows - 1) / std::max<std::int64_t>(1, sizes.rows);
-    const std::int64_t needed = (sizes.frames + at_most - 1) / at_most;
-    const std::int64_t blocks =
-        std::clamp<std::int64_t>(wanted, std::max<std::int64_t>(1, needed), std::max<std::int64_t>(1, sizes.frames));
-    return std::max<std::int64_t>(1, (sizes.frames + blocks - 1) / blocks);
-}
-
-// How a convolution is done, by shape alone: whichever takes the fewest products, the transforms beside them counted as
-// a share of their products.
-enum class Way { direct, winograd, nested };
-
-struct Plan {
-    Way way = Way::direct;
-    FrameMap map{};  // for Winograd the input gradient is a convolution with reversed taps
-    bool reversed = false;
-    std::int64_t matrices = 0;  // of weights, channels × columns each
-    cpu::NestedCut cut{};
-};
-
-Plan plan_of(const TemporalConvSizes& sizes, const FrameMap& map) {
-    Plan plan;
-    plan.map = map, plan.matrices = sizes.taps;
-    const bool steady = map.rise == 1 && map.fall == 1 && (map.step == 1 || map.step == -1) && sizes.taps >= 3;
-    if (!steady || std::min(sizes.channels, sizes.columns) < winograd_channels) return plan;
-    if (sizes.channels * sizes.taps < winograd_terms) return plan;
-    const std::int64_t left = map.step == 1 ? -map.offset : sizes.taps - 1 - map.offset;
-    const std::int64_t frames = std::min(sizes.frames, many_frames),
-                       source = std::min(sizes.source_frames, many_frames);
-    if (left < -many_frames || left > many_frames || sizes.taps > many_frames) return plan;
-    // A tap that reads nothing but padding has a gradient of exactly zero: the transforms would round it.
-    const std::int64_t last = sizes.taps - 1 - left;
-    if (left >= frames || -left >= source || last >= source || -last >= frames) return plan;
-    const std::int64_t direct = cpu::direct_products(frames, sizes.taps, source, left);
-    const std::int64_t winograd = cpu::winograd_products(frames, sizes.taps, source, left);
-    const bool nests = cpu::winograd_triples(sizes.taps) == cpu::nested_triples && sizes.frames >= cpu::nested_tile &&
-                       std::min(sizes.channels, sizes.columns) >= nested_channels;
-    if (nests && 8 * cpu::nested_products(frames, sizes.taps, source, left) <= 7 * std::min(direct, winograd)) {
-        plan.way = Way::nested;
-        plan.cut = cpu::nested_cut(sizes.frames, sizes.taps, sizes.source_frames, left);
-        plan.matrices = cpu::nested_points * cpu::winograd_points + sizes.taps;
-    } else if (8 * winograd <= 7 * direct) {
-        plan.way = Way::winograd;
-        plan.matrices = cpu::winograd_points * cpu::winograd_triples(sizes.taps);
-    }
-    plan.reversed = plan.way != Way::direct && map.step == -1;
-    if (plan.reversed) plan.map = {1, 1, -left, 1};
-    return plan;
-}
-
-// Frames of a work item.
-std::int64_t block_frames(const TemporalConvSizes& sizes, const Plan& plan) {
-    if (plan.way == Way::direct)
-        return even_blocks(sizes, std::max<std::int64_t>(1, block_rows / std::max<std::int64_t>(1, sizes.joints)));
-    const std::int64_t joint = cpu::winograd_points * sizes.joints * (sizes.channels + sizes.columns);
-    const std::int64_t tiles = std::max<std::int64_t>(2, winograd_numbers / std::max<std::int64_t>(1, joint));
-    const std::int64_t unit = plan.way == Way::nested ? cpu::nested_tile : cpu::winograd_tile;
-    const std::int64_t frames = even_blocks(sizes, cpu::winograd_tile * tiles);
-    return (frames + unit - 1) / unit * unit;
-}
-
-// Rows whose pairs are in work together: as many as the weights, read from beyond the second cache, want sharers, and
-// as leave a batch enough items.
-std::int64_t rows_together(const TemporalConvSizes& sizes, std::int64_t block_frames, std::int64_t blocks) {
-    if (blocks > 1) return 1;
-    const std::int64_t rows = block_frames / cpu::nested_tile * sizes.joints;
-    return std::clamp<std::int64_t>(std::min(nested_rows / std::max<std::int64_t>(1, rows), sizes.rows / least_shares),
-                                    1, cpu::nested_most_together);
-}
-
 template <class Real> void pack_weights(const Array& weight, int column_axis, const TemporalConvSizes& sizes,
-                                        const Plan& plan, std::int64_t packed_group, Real* packed) {
+                                        const ConvPlan& plan, std::int64_t packed_group, Real* packed) {
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>(sizes.columns);
     cpu::TemporalConvPackParams<Real> pack{};
     pack.weight = weight.data<const Real>("weight") + (plan.reversed ? (sizes.taps - 1) * weight.stride(2) : 0);
@@ -146,33 +69,9 @@ template <class Real> void pack_weights(const Array& weight, int column_axis, co
     pack.tap_stride = plan.reversed ? -weight.stride(2) : weight.stride(2);
     pack.packed_group = packed_group;
     const std::int64_t slab_weights = sizes.channels * plan.matrices * std::min(cpu::slab_columns, sizes.columns);
-    const auto kernel = plan.way == Way::nested     ? kernels.nested_pack
-                        : plan.way == Way::winograd ? kernels.winograd_pack
-                                                    : kernels.temporal_conv_pack;
+    const auto kernel = cpu::pack_kernel(kernels, plan.way);
     parallel_for(sizes.groups * cpu::slabs(sizes.columns), piece_products / 8 / std::max<std::int64_t>(1, slab_weights),
                  [&](std::int64_t begin, std::int64_t end) { kernel(pack, begin, end); });
-}
-
-// Numbers of a thread's workspace, as cpu/temporal_conv.hpp lays it out.
-template <class Real> std::int64_t workspace_of(const cpu::TemporalConvParams<Real>& p, const Plan& plan) {
-    const TemporalConvSizes& sizes = p.sizes;
-    const auto maps = [&](std::int64_t inputs, std::int64_t outputs) {
-        return checked_product({sizes.joints, checked_sum(checked_product({inputs, sizes.channels}),
-                                                          checked_product({outputs, sizes.columns}))});
-    };
-    if (plan.way == Way::nested) {
-        const std::int64_t pairs = p.block_frames / cpu::nested_tile * p.together;
-        return maps(cpu::nested_points * pairs + p.together * (plan.cut.tail + sizes.taps),
-                    (cpu::nested_points + 2 * cpu::winograd_points) * pairs);
-    }
-    if (plan.way == Way::winograd) {
-        const std::int64_t tiles = p.block_frames / cpu::winograd_tile;
-        return maps(cpu::winograd_points * (tiles + cpu::winograd_triples(sizes.taps) - 1),
-                    cpu::winograd_points * tiles);
-    }
-    if (!p.load.scale) return 0;
-    const std::int64_t reach = (p.block_frames - 1) * p.map.rise + (sizes.taps - 1) * p.map.step + 1;
-    return maps(std::min(reach, sizes.source_frames), 0);
 }
 
 // Sums of the items of each group (items, 2, columns), in order, → first and second (groups·columns).
@@ -203,9 +102,9 @@ template <class Real, class Sum> void convolve(const Real* x, const Array& weigh
         return;
     }
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>(sizes.columns);
-    const Plan plan = plan_of(sizes, map);
-    const std::int64_t packed_group =
-        checked_product({cpu::packed_columns(sizes.columns), sizes.channels, plan.matrices});
+    const ConvPlan plan = cpu::conv_plan(sizes, map);
+    const cpu::ConvCut cut = cpu::conv_cut(sizes, plan, load.scale != nullptr);
+    const std::int64_t packed_group = cpu::packed_weights(sizes, plan);
     Scratch<Real> packed(checked_product({sizes.groups, packed_group}));
     pack_weights<Real>(weight, column_axis, sizes, plan, packed_group, packed.data());
 
@@ -213,31 +112,19 @@ template <class Real, class Sum> void convolve(const Real* x, const Array& weigh
     p.x = x, p.packed = packed.data(), p.bias = bias, p.out = out;
     p.sizes = sizes;
     p.map = plan.map, p.cut = plan.cut;
-    p.packed_group = packed_group;
+    p.packed_group = packed_group, p.block_frames = cut.block_frames, p.together = cut.together;
     p.load = load;
     p.store = store;
-    p.block_frames = block_frames(sizes, plan);
-    // Nested, the tail belongs to the last block of pairs.
-    const std::int64_t frames = plan.way == Way::nested ? plan.cut.pairs * cpu::nested_tile : sizes.frames;
-    const std::int64_t blocks = (frames + p.block_frames - 1) / p.block_frames;
-    p.together = plan.way == Way::nested ? rows_together(sizes, p.block_frames, blocks) : 1;
-    const std::int64_t workspace = workspace_of(p, plan);
-    const std::int64_t items = (sizes.rows + p.together - 1) / p.together * blocks * sizes.groups;
-    Scratch<double> sums(with_sums ? checked_product({items, 2, sizes.columns}) : 0);
+    Scratch<double> sums(with_sums ? checked_product({cut.items, 2, sizes.columns}) : 0);
     if (with_sums) p.store.sums = sums.data();
-    const std::int64_t products =
-        p.block_frames * sizes.joints * sizes.taps * std::max<std::int64_t>(1, sizes.channels * sizes.columns);
-    const auto kernel = plan.way == Way::nested     ? kernels.nested_conv
-                        : plan.way == Way::winograd ? kernels.winograd_conv
-                                                    : kernels.temporal_conv;
-    parallel_for(items, std::max<std::int64_t>(1, piece_products / products),
-                 [&](std::int64_t begin, std::int64_t end) {
-                     Scratch<Real> memory(workspace);
-                     cpu::TemporalConvParams<Real> mine = p;
-                     mine.workspace = memory.data();
-                     kernel(mine, begin, end);
-                 });
-    if (with_sums) merge_sums(sums.data(), sizes, items, first_sum, second_sum);
+    const auto kernel = cpu::conv_kernel(kernels, plan.way);
+    parallel_for(cut.items, cut.grain, [&](std::int64_t begin, std::int64_t end) {
+        Scratch<Real> memory(cut.workspace);
+        cpu::TemporalConvParams<Real> mine = p;
+        mine.workspace = memory.data();
+        kernel(mine, begin, end);
+    });
+    if (with_sums) merge_sums(sums.data(), sizes, cut.items, first_sum, second_sum);
 }
 
 // A vector of one number a channel, dense.
@@ -285,16 +172,16 @@ void temporal_conv(const Array& x, const Array& weight, const std::optional<Arra
 }
 
 // The same of a weight gradient; sets how many rows are in work together.
-template <class Real> std::int64_t gradient_workspace(cpu::TemporalConvWeightParams<Real>& p, const Plan& plan) {
+template <class Real> std::int64_t gradient_workspace(cpu::TemporalConvWeightParams<Real>& p, const ConvPlan& plan) {
     const TemporalConvSizes& sizes = p.sizes;
     const auto maps = [&](std::int64_t inputs, std::int64_t outputs) {
         return checked_product({sizes.joints, checked_sum(checked_product({inputs, sizes.channels}),
                                                           checked_product({outputs, sizes.columns}))});
     };
-    if (plan.way == Way::direct) return p.load.scale ? maps(sizes.source_frames, 0) : 0;
-    const std::int64_t units = plan.way == Way::nested ? plan.cut.pairs : cpu::winograd_tiles(sizes.frames);
+    if (plan.way == ConvWay::direct) return p.load.scale ? maps(sizes.source_frames, 0) : 0;
+    const std::int64_t units = plan.way == ConvWay::nested ? plan.cut.pairs : cpu::winograd_tiles(sizes.frames);
     p.together = std::max<std::int64_t>(1, gradient_rows / std::max<std::int64_t>(1, units * sizes.joints));
-    if (plan.way == Way::winograd)
+    if (plan.way == ConvWay::winograd)
         return maps(checked_product({p.together, units + cpu::winograd_triples(sizes.taps) - 1}),
                     checked_product({p.together, units}));
     const std::int64_t pairs = checked_product({p.together, units, cpu::nested_points});
@@ -305,9 +192,9 @@ template <class Real> void weight_gradient(const Real* x, const Real* g, Real* w
                                            const TemporalConvSizes& sizes, const FrameMap& map,
                                            const cpu::ConvLoad<Real>& load) {
     const cpu::KernelTable<Real>& kernels = cpu::kernels<Real>(sizes.columns);
-    const Plan plan = plan_of(sizes, map);
-    const std::int64_t pieces = sizes.groups * (plan.way == Way::nested     ? cpu::winograd_points + 1
-                                                : plan.way == Way::winograd ? cpu::winograd_points
+    const ConvPlan plan = cpu::conv_plan(sizes, map);
+    const std::int64_t pieces = sizes.groups * (plan.way == ConvWay::nested     ? cpu::winograd_points + 1
+                                                : plan.way == ConvWay::winograd ? cpu::winograd_points
                                                                             : cpu::slabs(sizes.columns));
     cpu::TemporalConvWeightParams<Real> p{};
     p.parts = std::clamp<std::int64_t>(weight_grad_items / std::max<std::int64_t>(1, pieces), 1,
@@ -318,12 +205,12 @@ template <class Real> void weight_gradient(const Real* x, const Real* g, Real* w
     p.map = map;
     p.load = load;
     p.cut = plan.cut;
-    p.block_frames = block_frames(sizes, plan);
+    p.block_frames = cpu::conv_block_frames(sizes, plan);
     const std::int64_t workspace = gradient_workspace(p, plan);
     const std::int64_t item_products = sizes.rows / p.parts * sizes.frames * sizes.joints * sizes.taps *
                                        sizes.channels * std::min(cpu::slab_columns, sizes.columns);
-    const auto kernel = plan.way == Way::nested     ? kernels.nested_backward_weight
-                        : plan.way == Way::winograd ? kernels.winograd_backward_weight
+    const auto kernel = plan.way == ConvWay::nested     ? kernels.nested_backward_weight
+                        : plan.way == ConvWay::winograd ? kernels.winograd_backward_weight
                                                     : kernels.temporal_conv_backward_weight;
     parallel_for(p.parts * pieces, piece_products / std::max<std::int64_t>(1, item_products),
                  [&](std::int64_t begin, std::int64_t end) {
@@ -333,8 +220,8 @@ template <class Real> void weight_gradient(const Real* x, const Real* g, Real* w
                      kernel(mine, begin, end);
                  });
     const cpu::TemporalConvMergeParams<Real> merge{partial.data(), weight_grad, sizes, p.parts, plan.cut};
-    const auto merge_kernel = plan.way == Way::nested     ? kernels.nested_merge
-                              : plan.way == Way::winograd ? kernels.winograd_merge
+    const auto merge_kernel = plan.way == ConvWay::nested     ? kernels.nested_merge
+                              : plan.way == ConvWay::winograd ? kernels.winograd_merge
                                                           : kernels.temporal_conv_merge;
     const std::int64_t sums = p.parts * plan.matrices * sizes.columns;
     parallel_for(sizes.groups * sizes.channels, piece_products / 8 / std::max<std::int64_t>(1, sums),

@@ -14,6 +14,27 @@ enum class CentreRule : std::uint8_t { none, per_body, first, box, image };
 enum class ScaleRule : std::uint8_t { none, torso, box, image };
 enum class RotateRule : std::uint8_t { none, frame, clip, aimclr };
 
+// The rules' names, in files and options.
+template <class Rule> struct RuleName {
+    const char* name;
+    Rule rule;
+};
+inline constexpr RuleName<LengthRule> length_rules[] = {{"drop-empty", LengthRule::drop_empty},
+                                                        {"aimclr", LengthRule::aimclr}};
+inline constexpr RuleName<CentreRule> centre_rules[] = {{"per-body", CentreRule::per_body},
+                                                        {"first", CentreRule::first},
+                                                        {"box", CentreRule::box},
+                                                        {"image", CentreRule::image},
+                                                        {"none", CentreRule::none}};
+inline constexpr RuleName<ScaleRule> scale_rules[] = {{"none", ScaleRule::none},
+                                                      {"torso", ScaleRule::torso},
+                                                      {"box", ScaleRule::box},
+                                                      {"image", ScaleRule::image}};
+inline constexpr RuleName<RotateRule> rotate_rules[] = {{"none", RotateRule::none},
+                                                        {"frame", RotateRule::frame},
+                                                        {"clip", RotateRule::clip},
+                                                        {"aimclr", RotateRule::aimclr}};
+
 // Scores are resized and nothing else. Every list of joints names one point: their mean.
 struct Preprocess {
     LengthRule length = LengthRule::drop_empty;

@@ -5,6 +5,7 @@
 //   x̂[t, v, c]    read through the view, scaled and shifted by node
 //   z[t, w, k, c] = Σ_v A[k, v, w] · x̂[t, v, c]
 //   out[t, w, o]  = Σ_k Σ_c z[t, w, k, c] · W[k, o, c] + Σ_k (Σ_v A[k, v, w]) · bias[k, o]
+#include "cpu/conv_rows.hpp"
 #include "cpu/graph_conv_rows.hpp"
 #include "cpu/statistics.hpp"
 
@@ -39,17 +40,18 @@ void graph_conv(const GraphConvParams<real>& p, std::int64_t begin, std::int64_t
         if (read.first != p.work.read && read.joint == p.width)
             prefetch_block(p, read, count, first + count + p.block < p.frames ? count + p.block : p.frames - first);
         real* out = p.out + (b * p.frames + first) * frame_size;
-        for (std::int64_t t = 0; p.bias && t < count; ++t)
-            __builtin_memcpy(out + t * frame_size, p.work.bias_rows,
-                             static_cast<std::size_t>(frame_size) * sizeof(real));
+        const real* const bias_rows = p.bias ? p.work.bias_rows : p.joint_bias;
+        for (std::int64_t t = 0; bias_rows && t < count; ++t)
+            __builtin_memcpy(out + t * frame_size, bias_rows, static_cast<std::size_t>(frame_size) * sizeof(real));
         RowProduct product{};
         product.source = p.work.gathered, product.out = out, product.packed = p.packed;
-        product.accumulate = p.bias != nullptr;
+        product.accumulate = bias_rows != nullptr;
         product.source_row = p.parts * p.width, product.source_tap = p.width, product.out_row = p.out_channels;
         product.rows = count * p.joints, product.tap_step = 1;
         product.channels = one_pass ? p.parts * p.channels : p.channels;
         product.packed_taps = product.taps = one_pass ? 1 : p.parts;
         multiply_rows(product, 0, p.out_channels);
+        if (p.relu) add_residual(out, nullptr, true, count * frame_size);
         if (p.work.sums)
             add_channel_sums(out, p.out_channels, product.rows, p.out_channels, p.work.sums,
                              p.work.sums + p.out_channels);

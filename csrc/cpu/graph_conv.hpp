@@ -68,6 +68,8 @@ template <class Real> struct GraphConvParams {
     std::int64_t adjacency_row, adjacency_part, adjacency_source, adjacency_target;  // strides; row 0 if shared
     GraphConvEntries<Real> whole_into, whole_from;  // of all nodes; starts null where rows are to be scanned
     const Real* bias;                               // (K, C_out) dense, or null
+    const Real* joint_bias;                         // (V', C_out) dense, or null: added as it is, in place of bias
+    bool relu;                                      // of the result; not with sums
     const Real* packed;                             // weights: K taps of (C → C_out)
     Real* out;
     std::int64_t rows, bodies, frames, joints, channels, width, parts, out_channels, graph, block;

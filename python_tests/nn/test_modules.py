@@ -239,7 +239,13 @@ def test_hooks_and_replaced_layers_are_called() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(x)
 
-    for place, layer in (("norm2", nn.Identity()), ("norm1", Doubled(6)), ("residual", TemporalConv(3, 6, 1))):
+    replaced = (
+        ("norm2", nn.Identity()),
+        ("norm1", nn.Identity()),
+        ("norm1", Doubled(6)),
+        ("residual", TemporalConv(3, 6, 1)),
+    )
+    for place, layer in replaced:
         block = STGCNBlock(3, 6, SKELETON)
         setattr(block, place, layer)
         x = maps()

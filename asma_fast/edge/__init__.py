@@ -1,0 +1,60 @@
+"""Trained networks on small machines: NumPy and the native module, without torch.
+
+``export`` alone needs torch, where the network was trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asma_fast.edge.session import EdgeError, Prediction, Session
+
+if TYPE_CHECKING:
+    from asma_fast.data import Preprocessing
+
+__all__ = ["EdgeError", "Prediction", "Session", "export"]
+
+
+def export(
+    model: Any,
+    path: str | Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    bodies: int = 0,
+    class_names: tuple[str, ...] | list[str] | None = None,
+) -> Path:
+    """Write a trained classifier as a model file that :class:`Session` runs.
+
+    Batch-norms go into the weights of the layer before them, edge importance into the adjacency; the numbers are
+    float32. The file is ``.safetensors``, with its description in the metadata.
+
+    Parameters
+    ----------
+    model
+        A :class:`asma_fast.nn.Classifier` over one :class:`asma_fast.nn.STGCN`, on any device; read as in eval mode.
+    path
+        ``*.safetensors``; written whole or not at all.
+    preprocessing
+        The recipe that the network's training clips were made by: a session then takes recorded frames. None: it takes
+        preprocessed clips only.
+    bodies
+        Of a clip in training: of a recording the first so many are read, and empty ones added where it has fewer. 0: as
+        many as a recording has.
+    class_names
+        One a logit; by default ``"0"``, ``"1"``, …
+
+    Returns
+    -------
+    Path
+        That of the file.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is another network (two aligned encoders, say), a layer of it was replaced, a weight is not finite,
+        the names are not as many as its classes, or the recipe needs what a recording does not tell.
+    """
+    from asma_fast.edge.exporter import write_model
+
+    return write_model(model, Path(path), preprocessing, bodies, class_names)

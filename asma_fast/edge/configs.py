@@ -1,0 +1,36 @@
+"""What the edge verbs can be told, as typed configs. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from asma_fast.config import option
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export."""
+
+    checkpoint: Path | None = option(
+        None, "checkpoint of distill, or of finetune, semi or transfer of one encoder", positional=True
+    )
+    out: Path = option(Path("model.safetensors"), "model file to write")
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """Classification of one recording."""
+
+    path: Path | None = option(None, "raw file of one recording", positional=True)
+    dataset: str = option("ntu", "data set whose files are like it, named as for prepare")
+    model: Path = option(Path("model.safetensors"), "model file, written by export")
+    top: int = option(5, "classes to tell")
+    format: Literal["table", "json"] = option("table", "lines for people, or one JSON object")
+    threads: int = option(1, "threads that share the work")
+
+    def __post_init__(self) -> None:
+        for name in ("top", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,0 +1,155 @@
+"""From a trained classifier to a model file. Needs torch; csrc/edge/model.hpp tells the file's layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from asma_fast.data import Preprocessing
+from asma_fast.data.tensor_file import header
+from asma_fast.nn import STGCN, Classifier, TemporalConv
+from asma_fast.nn.block import STGCNBlock
+from asma_fast.ops._contract import check_count
+from asma_fast.ops.temporal_conv import sizes_of
+from asma_fast.skeleton import Skeleton
+
+FORMAT = 1
+KEY = "asma_fast.edge"
+
+Tensors = dict[str, NDArray[np.float32]]
+Wide = NDArray[np.float64]
+
+
+def write_model(
+    model: Any, path: Path, preprocessing: Preprocessing | None, bodies: int, class_names: Sequence[str] | None
+) -> Path:
+    """See :func:`asma_fast.edge.export`."""
+    if not isinstance(model, Classifier) or not isinstance(model.encoder, STGCN):
+        inside = f" over {type(model.encoder).__name__}" if isinstance(model, Classifier) else ""
+        raise TypeError(
+            f"model must be a Classifier over one STGCN, got {type(model).__name__}{inside}; "
+            "distil a teacher of two encoders into one that is"
+        )
+    check_count("bodies", bodies, 0)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {path.name}")
+    names = [str(index) for index in range(model.head.out_features)] if class_names is None else list(class_names)
+    if len(names) != model.head.out_features:
+        raise ValueError(f"class_names must be as many as the classes, {model.head.out_features}, got {len(names)}")
+    encoder = model.encoder
+    tensors: Tensors = {}
+    network = {
+        "joints": len(encoder.skeleton),
+        "coordinates": encoder.in_channels,
+        "bodies": encoder.bodies,
+        "blocks": [_block(block, f"blocks.{index}", tensors) for index, block in enumerate(encoder.blocks)],
+    }
+    norm = encoder.input_norm
+    scale = _wide(norm.weight) / np.sqrt(_wide(norm.running_var) + norm.eps)
+    _add(tensors, "input.scale", scale)
+    _add(tensors, "input.shift", _wide(norm.bias) - _wide(norm.running_mean) * scale)
+    _add(tensors, "head.weight", _wide(model.head.weight))
+    _add(tensors, "head.bias", _wide(model.head.bias))
+    description = {
+        "format": FORMAT,
+        "precision": "fp32",
+        "classes": names,
+        "skeleton": asdict(encoder.skeleton),
+        "preprocessing": None if preprocessing is None else _recipe(preprocessing, bodies, encoder.skeleton),
+        "network": network,
+    }
+    _write(path, tensors, {KEY: json.dumps(description)})
+    return path
+
+
+def _wide(tensor: Tensor) -> Wide:
+    found: Wide = tensor.detach().cpu().double().numpy()
+    return found
+
+
+def _add(tensors: Tensors, name: str, numbers: Wide) -> None:
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"the model must be finite; {name} is not")
+    tensors[name] = np.ascontiguousarray(numbers, dtype=np.float32)
+
+
+def _affine(norm: nn.Module) -> tuple[Wide, Wide]:
+    """A batch-norm of running statistics, as scale and shift."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = _wide(norm.weight) / np.sqrt(_wide(norm.running_var) + norm.eps)
+    return scale, _wide(norm.bias) - _wide(norm.running_mean) * scale
+
+
+def _block(module: nn.Module, name: str, tensors: Tensors) -> dict[str, Any]:
+    if not isinstance(module, STGCNBlock) or not module._fuses():
+        raise ValueError(f"the model's layers must be those of nn.STGCN; one of {name} was replaced, or carries a hook")
+    block, graph = module, module.graph_conv
+    scale, shift = _affine(block.norm1)
+    adjacency = _wide(graph.adjacency * graph.edge_importance)
+    bias = np.broadcast_to(shift, (adjacency.shape[1], len(shift)))
+    if graph.bias is not None:
+        bias = bias + adjacency.sum(axis=1).T @ _wide(graph.bias) * scale
+    _add(tensors, f"{name}.adjacency", adjacency)
+    _add(tensors, f"{name}.graph.weight", _wide(graph.weight) * scale[:, None])
+    _add(tensors, f"{name}.graph.bias", bias)
+    told: dict[str, Any] = {"parts": int(adjacency.shape[0]), "channels": int(graph.out_channels)}
+    if block.pointwise is None or block.between is None:
+        told["conv"] = _conv(block.temporal_conv, block.norm2, f"{name}.conv", tensors)
+    else:
+        told["conv"] = _conv(block.temporal_conv, block.between, f"{name}.conv", tensors)
+        told["pointwise"] = _conv(block.pointwise, block.norm2, f"{name}.pointwise", tensors)
+    if isinstance(block.residual, nn.Sequential):
+        told["residual"] = "convolution"
+        conv, norm = block.residual
+        told["shortcut"] = _conv(conv, norm, f"{name}.residual", tensors)
+    else:
+        told["residual"] = "none" if block.residual is None else "identity"
+    return told
+
+
+def _conv(conv: nn.Module, norm: nn.Module, name: str, tensors: Tensors) -> dict[str, int]:
+    assert isinstance(conv, TemporalConv)
+    stride, left, right, dilation, groups = sizes_of(conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if dilation != 1:
+        raise ValueError(f"a temporal convolution must have dilation 1 to be exported, got {dilation} in {name}")
+    scale, shift = _affine(norm)
+    _add(tensors, f"{name}.weight", _wide(conv.weight) * scale[:, None, None])
+    _add(tensors, f"{name}.bias", shift if conv.bias is None else shift + _wide(conv.bias) * scale)
+    told = {"taps": conv.weight.shape[2], "stride": stride, "left": left, "right": right, "groups": groups}
+    return {key: int(value) for key, value in told.items()}
+
+
+def _recipe(recipe: Preprocessing, bodies: int, skeleton: Skeleton) -> dict[str, Any]:
+    if "image" in (recipe.centre, recipe.scale):
+        raise ValueError("preprocessing by the image's size cannot be exported: a recording does not tell it")
+    return {
+        **recipe.to_dict(),
+        "frames": recipe.frames or 0,
+        "bodies": bodies,
+        "dims": skeleton.dimensions,
+        "up_axis": "xyz".index(skeleton.up[1]),
+        **{name: list(joints) for name, joints in recipe.joints_of(skeleton).items()},
+    }
+
+
+def _write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(header({name: (array.dtype, array.shape) for name, array in tensors.items()}, metadata))
+            for array in tensors.values():
+                file.write(array.tobytes())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

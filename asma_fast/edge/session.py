@@ -1,0 +1,140 @@
+"""A model file, loaded: clips or recordings in, logits or class names out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asma_fast._backends import native
+
+
+class EdgeError(ValueError):
+    """What is wrong with a model file, or with what a session was given."""
+
+
+class Prediction(NamedTuple):
+    """A class and how likely it is, by softmax."""
+
+    name: str
+    probability: float
+
+
+class Session:
+    """A network from a model file, with all memory that its runs need.
+
+    A body that is absent from a whole clip costs nothing: what the network says of it is computed once for each length.
+    A frame in which a body has a number that is not finite counts as one without that body (``missing`` counts them).
+
+    Parameters
+    ----------
+    path
+        Written by :func:`asma_fast.edge.export`.
+    threads
+        That share a run. Results do not depend on it.
+    max_clips, max_bodies, max_frames
+        The most that a run may hold; memory is taken for so much.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Names, in the order of the logits.
+    description : dict
+        What the file says of the network: skeleton, preprocessing, layers.
+
+    Raises
+    ------
+    EdgeError
+        If the file cannot be read or is no sound model file, or a number is out of range.
+
+    Notes
+    -----
+    A session runs one call at a time, and says so where threads share it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        max_clips: int = 1,
+        max_bodies: int = 2,
+        max_frames: int = 300,
+    ) -> None:
+        for name, value in (("max_clips", max_clips), ("max_bodies", max_bodies)):
+            if value < 1:
+                raise EdgeError(f"{name} must be at least 1, got {value}")
+        module = native()
+        self._error = module.EdgeError
+        try:
+            self._network = module.EdgeNetwork(str(path), max_frames)
+            self._session = module.EdgeSession(self._network, max_clips * max_bodies, threads)
+        except module.EdgeError as error:
+            raise EdgeError(str(error)) from None
+        self.description = json.loads(self._network.description)
+        self.classes = tuple(self.description["classes"])
+
+    @property
+    def missing(self) -> int:
+        """Bodies of frames that were taken for missing, since the session began."""
+        return int(self._session.missing)
+
+    def run(self, clips: NDArray[np.float32], *, preprocessed: bool = False) -> NDArray[np.float32]:
+        """Logits ``(N, classes)``.
+
+        Parameters
+        ----------
+        clips
+            ``(N, M, T, V, C)`` float32: recorded frames, in the units and axes of the training data, or with
+            ``preprocessed`` clips as the network reads them. A body that is absent from a frame is all zeros there.
+
+        Raises
+        ------
+        EdgeError
+            If the shape does not fit the network, the clips are more, or longer, than the session was made for, the
+            model tells of no preprocessing, or a recording has no frame that it could use.
+        TypeError
+            If the clips are not float32.
+        """
+        given = self._checked(clips, 5, "clips must have shape (N, M, T, V, C)")
+        try:
+            if not preprocessed and len(given):
+                given = np.stack([self._network.prepare(_finite(recording)) for recording in given])
+            logits: NDArray[np.float32] = self._session.run(np.ascontiguousarray(given))
+        except self._error as error:
+            raise EdgeError(str(error)) from None
+        return logits
+
+    def classify(self, clip: NDArray[np.float32], top: int = 5, *, preprocessed: bool = False) -> list[Prediction]:
+        """The likeliest classes of one clip ``(M, T, V, C)``, best first.
+
+        Raises
+        ------
+        EdgeError, TypeError
+            As of :meth:`run`; or if ``top`` is less than 1.
+        """
+        if top < 1:
+            raise EdgeError(f"top must be at least 1, got {top}")
+        one = self._checked(clip, 4, "a clip must have shape (M, T, V, C)")
+        logits = self.run(one[None], preprocessed=preprocessed)[0].astype(np.float64)
+        chances = np.exp(logits - logits.max())
+        chances /= chances.sum()
+        best = np.argsort(-chances, kind="stable")[:top]
+        return [Prediction(self.classes[index], float(chances[index])) for index in best]
+
+    @staticmethod
+    def _checked(clips: NDArray[np.float32], rank: int, wanted: str) -> NDArray[np.float32]:
+        if not isinstance(clips, np.ndarray) or clips.dtype != np.float32:
+            raise TypeError(f"clips must be a float32 array, got {getattr(clips, 'dtype', type(clips).__name__)}")
+        if clips.ndim != rank:
+            raise EdgeError(f"{wanted}, got {clips.shape}")
+        return clips
+
+
+def _finite(recording: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bodies of frames that are not finite throughout, emptied."""
+    finite = np.isfinite(recording).all(axis=(2, 3), keepdims=True)
+    return recording if finite.all() else np.where(finite, recording, np.float32(0))

@@ -1,0 +1,108 @@
+"""The verbs ``export`` and ``classify``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asma_fast.data import Preprocessing, fill_missing, read_clip
+from asma_fast.data.layout_maps import layout_map
+from asma_fast.edge import Prediction, Session, export
+from asma_fast.edge.configs import ClassifyConfig, ExportConfig
+from asma_fast.skeleton import Skeleton
+
+
+def export_checkpoint(config: ExportConfig) -> Path:
+    """Writes the classifier of a checkpoint as a model file, with its preprocessing and the names of its classes.
+
+    Raises
+    ------
+    ValueError
+        If none is named, or it reads a stream that is not made of a recording by preprocessing alone.
+    CheckpointError
+        If the file is damaged, or holds no classifier.
+    TypeError
+        If it is over two encoders.
+    """
+    from asma_fast.nn import Classifier
+    from asma_fast.training.checkpoint import CheckpointError
+    from asma_fast.training.models import load_model
+
+    if config.checkpoint is None:
+        raise ValueError("name a checkpoint; `asma-fast distill` trains one")
+    model, record = load_model(config.checkpoint)
+    if not isinstance(model, Classifier):
+        raise CheckpointError(f"{config.checkpoint}: has no head to name classes; `asma-fast distill` trains one")
+    stream = record.get("stream", "joint")
+    if stream != "joint":
+        raise ValueError(
+            f"{config.checkpoint}: reads the stream {stream!r}; a model file makes joints alone of a recording: "
+            "asma_fast.edge.export writes one without preprocessing"
+        )
+    return export(
+        model,
+        config.out,
+        preprocessing=Preprocessing.from_dict(record["preprocessing"]),
+        bodies=record["bodies"],
+        class_names=record["classes"],
+    )
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a network says of one recording; prints as a line.
+
+    Parameters
+    ----------
+    name
+        Of the recording.
+    predictions
+        The likeliest classes, best first.
+    """
+
+    name: str
+    predictions: tuple[Prediction, ...]
+
+    def json_line(self) -> str:
+        """One JSON object."""
+        told = [{"class": one.name, "probability": round(one.probability, 6)} for one in self.predictions]
+        return json.dumps({"name": self.name, "predicted": told}, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return f"{self.name}: " + ", ".join(f"{one.name} {100 * one.probability:.1f} %" for one in self.predictions)
+
+
+def classify(config: ClassifyConfig) -> Classified:
+    """Names the class of one raw recording by a model file; needs NumPy alone.
+
+    Missing joints are filled in as ``asma-fast prepare`` does, and joints mapped to the model's layout.
+
+    Raises
+    ------
+    ValueError
+        If no recording is named, it cannot be mapped to the model's layout, or it has no frame that can be used;
+        ``FormatError`` if it is damaged, ``EdgeError`` if the model file is.
+    """
+    if config.path is None:
+        raise ValueError("name the raw file of a recording")
+    clip = read_clip(config.path, config.dataset)
+    source = Skeleton.named(clip.skeleton)
+    clip = fill_missing(clip, source)
+    described: dict[str, Any] = Session(config.model, max_frames=1).description
+    target = Skeleton(**described["skeleton"])
+    frames: NDArray[np.float32] = clip.frames
+    if target != source:
+        frames = layout_map(source, target)(frames)
+    recipe = described["preprocessing"] or {}
+    session = Session(
+        config.model,
+        threads=config.threads,
+        max_bodies=max(recipe.get("bodies", 0), frames.shape[0]),
+        max_frames=recipe.get("frames") or frames.shape[1],
+    )
+    return Classified(clip.name or config.path.stem, tuple(session.classify(frames, config.top)))

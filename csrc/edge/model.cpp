@@ -1,0 +1,285 @@
+#include "edge/model.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+namespace asma::edge {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t longest_header = std::size_t{1} << 24, largest_file = std::size_t{1} << 30;
+constexpr std::int64_t most_joints = 1 << 10, most_channels = 1 << 14, most_taps = 1 << 10, most_blocks = 1 << 8;
+constexpr std::int64_t most_parts = 1 << 6, most_classes = 1 << 20, most_frames = 1'000'000, most_stride = 1 << 8;
+constexpr std::int64_t most_bodies = 1 << 10;
+constexpr const char* key = "asma_fast.edge";
+constexpr std::int64_t format = 1;
+
+// What the file holds may be no text at all.
+[[noreturn]] void refuse(std::string what) {
+    std::replace_if(what.begin(), what.end(), [](char one) { return one < ' ' || one > '~'; }, '?');
+    throw Error(what);
+}
+
+// ---- the description ----
+
+const Json& field(const Json& object, const std::string& name, const std::string& where) {
+    if (!object.is_object()) refuse(where + " must be an object");
+    const auto found = object.find(name);
+    if (found == object.end()) refuse(where + " must have '" + name + "'");
+    return *found;
+}
+
+std::int64_t whole(const Json& object, const std::string& name, const std::string& where, std::int64_t least,
+                   std::int64_t most) {
+    const Json& value = field(object, name, where);
+    const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= std::uint64_t(most)
+                                                 : value.is_number_integer() && value.get<std::int64_t>() <= most;
+    if (!fits || value.get<std::int64_t>() < least)
+        refuse(where + "." + name + " must be a whole number from " + std::to_string(least) + " to " +
+               std::to_string(most) + ", got " + value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 40));
+    return value.get<std::int64_t>();
+}
+
+std::string word(const Json& object, const std::string& name, const std::string& where) {
+    const Json& value = field(object, name, where);
+    if (!value.is_string()) refuse(where + "." + name + " must be a string");
+    return value.get<std::string>();
+}
+
+template <class Rule, std::size_t count>
+Rule rule(const Json& object, const std::string& name, const RuleName<Rule> (&known)[count]) {
+    const std::string given = word(object, name, "preprocessing");
+    for (const auto& one : known)
+        if (given == one.name) return one.rule;
+    refuse("preprocessing." + name + " is unknown: '" + given.substr(0, 40) + "'");
+}
+
+std::vector<std::int32_t> joint_list(const Json& object, const std::string& name, std::int64_t joints, bool needed) {
+    const Json& value = field(object, name, "preprocessing");
+    if (!value.is_array() || static_cast<std::int64_t>(value.size()) > most_joints || (needed && value.empty()))
+        refuse("preprocessing." + name + " must be a list of joints");
+    std::vector<std::int32_t> list;
+    for (const Json& joint : value) {
+        if (!joint.is_number_unsigned() || joint.get<std::uint64_t>() >= std::uint64_t(joints))
+            refuse("preprocessing." + name + " must name joints in [0, " + std::to_string(joints) + ")");
+        list.push_back(joint.get<std::int32_t>());
+    }
+    return list;
+}
+
+Recipe recipe_of(const Json& told, std::int64_t joints, std::int64_t channels) {
+    Recipe recipe;
+    Preprocess& rules = recipe.rules;
+    recipe.frames = whole(told, "frames", "preprocessing", 0, most_frames);
+    recipe.bodies = whole(told, "bodies", "preprocessing", 0, most_bodies);
+    recipe.dims = static_cast<int>(whole(told, "dims", "preprocessing", 2, std::min<std::int64_t>(3, channels)));
+    rules.up_axis = static_cast<int>(whole(told, "up_axis", "preprocessing", 0, recipe.dims - 1));
+    rules.length = rule(told, "length", length_rules);
+    rules.centre = rule(told, "centre", centre_rules);
+    rules.scale = rule(told, "scale", scale_rules);
+    rules.rotate = rule(told, "rotate", rotate_rules);
+    if (rules.centre == CentreRule::image || rules.scale == ScaleRule::image)
+        refuse("preprocessing by the image's size is not served: it is no part of a clip");
+    const bool turns = rules.rotate != RotateRule::none, scales = rules.scale == ScaleRule::torso;
+    if (turns && recipe.dims != 3) refuse("preprocessing.rotate needs 3 coordinates");
+    const bool from_joint = rules.centre == CentreRule::per_body || rules.centre == CentreRule::first;
+    rules.centre_joints = joint_list(told, "centre_joints", joints, from_joint);
+    rules.left_shoulder = joint_list(told, "left_shoulder", joints, turns);
+    rules.right_shoulder = joint_list(told, "right_shoulder", joints, turns);
+    rules.torso_top = joint_list(told, "torso_top", joints, scales);
+    rules.torso_bottom = joint_list(told, "torso_bottom", joints, scales);
+    return recipe;
+}
+
+// ---- the tensors ----
+
+class Tensors {
+public:
+    Tensors(const Json& header, const std::uint8_t* data, std::size_t size) : data_(data) {
+        for (const auto& [name, told] : header.items()) {
+            if (name == "__metadata__") continue;
+            const std::string where = "tensor '" + name.substr(0, 80) + "'";
+            if (word(told, "dtype", where) != "F32") refuse(where + " must be float32");
+            Entry entry;
+            std::uint64_t count = 1;
+            const Json& shape = field(told, "shape", where);
+            if (!shape.is_array() || shape.size() > 4) refuse(where + " must have at most 4 axes");
+            for (const Json& axis : shape) {
+                if (!axis.is_number_unsigned() || axis.get<std::uint64_t>() > largest_file)
+                    refuse(where + " has an impossible shape");
+                entry.shape.push_back(static_cast<std::int64_t>(axis.get<std::uint64_t>()));
+                if (__builtin_mul_overflow(count, axis.get<std::uint64_t>(), &count) || count > largest_file)
+                    refuse(where + " has an impossible shape");
+            }
+            const Json& offsets = field(told, "data_offsets", where);
+            if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+                !offsets[1].is_number_unsigned())
+                refuse(where + " must have two offsets");
+            const auto begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
+            if (begin > end || end > size || end - begin != count * sizeof(float))
+                refuse(where + " does not lie in the file as its shape and offsets say");
+            entry.begin = static_cast<std::size_t>(begin), entry.count = static_cast<std::size_t>(count);
+            entries_.emplace(name, std::move(entry));
+        }
+    }
+
+    std::vector<float> take(const std::string& name, const std::vector<std::int64_t>& shape) {
+        const auto found = entries_.find(name);
+        if (found == entries_.end()) refuse("tensor '" + name + "' is missing");
+        if (found->second.shape != shape) {
+            std::string wanted, came;
+            for (const std::int64_t axis : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(axis);
+            for (const std::int64_t axis : found->second.shape) came += (came.empty() ? "" : ", ") + std::to_string(axis);
+            refuse("tensor '" + name + "' must have shape (" + wanted + "), got (" + came + ")");
+        }
+        std::vector<float> numbers(found->second.count);
+        if (!numbers.empty()) std::memcpy(numbers.data(), data_ + found->second.begin, numbers.size() * sizeof(float));
+        if (!std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); }))
+            refuse("tensor '" + name + "' must be finite");
+        entries_.erase(found);
+        return numbers;
+    }
+
+    void check_all_taken() const {
+        if (!entries_.empty()) refuse("tensor '" + entries_.begin()->first.substr(0, 80) + "' belongs to no layer");
+    }
+
+private:
+    struct Entry {
+        std::vector<std::int64_t> shape;
+        std::size_t begin = 0, count = 0;
+    };
+    const std::uint8_t* data_;
+    std::map<std::string, Entry> entries_;
+};
+
+ConvLayer conv_of(const Json& told, Tensors& tensors, const std::string& name, std::int64_t channels,
+                  std::int64_t columns) {
+    ConvLayer conv{};
+    conv.channels = channels, conv.columns = columns;
+    conv.taps = whole(told, "taps", name, 1, most_taps);
+    conv.stride = whole(told, "stride", name, 1, most_stride);
+    conv.left = whole(told, "left", name, 0, conv.taps - 1), conv.right = whole(told, "right", name, 0, conv.taps - 1);
+    conv.groups = whole(told, "groups", name, 1, most_channels);
+    if (channels % conv.groups || columns % conv.groups) refuse(name + ".groups must divide its channels");
+    conv.weight = tensors.take(name + ".weight", {columns, channels / conv.groups, conv.taps});
+    conv.bias = tensors.take(name + ".bias", {columns});
+    return conv;
+}
+
+Block block_of(const Json& told, Tensors& tensors, const std::string& name, std::int64_t joints, std::int64_t channels) {
+    Block block;
+    GraphLayer& graph = block.graph;
+    graph.channels = channels;
+    graph.columns = whole(told, "channels", name, 1, most_channels);
+    graph.parts = whole(told, "parts", name, 1, most_parts);
+    graph.adjacency = tensors.take(name + ".adjacency", {graph.parts, joints, joints});
+    graph.weight = tensors.take(name + ".graph.weight", {graph.parts, graph.columns, channels});
+    graph.bias = tensors.take(name + ".graph.bias", {joints, graph.columns});
+    block.conv = conv_of(field(told, "conv", name), tensors, name + ".conv", graph.columns, graph.columns);
+    if (told.contains("pointwise"))
+        block.pointwise = conv_of(told["pointwise"], tensors, name + ".pointwise", graph.columns, graph.columns);
+    const std::string residual = word(told, "residual", name);
+    if (residual == "convolution") {
+        block.residual = Residual::convolution;
+        block.shortcut = conv_of(field(told, "shortcut", name), tensors, name + ".residual", channels, graph.columns);
+    } else if (residual == "identity") {
+        block.residual = Residual::identity;
+        if (channels != graph.columns) refuse(name + ".residual cannot be the identity: its channels change");
+    } else if (residual != "none") {
+        refuse(name + ".residual must be none, identity or convolution");
+    }
+    // For every length alike: the frames that come out must be as many on both ways.
+    for (std::int64_t frames = 1; frames <= 2 * most_stride; ++frames) {
+        const std::int64_t main = block.conv.frames(frames);
+        if (block.pointwise && block.pointwise->frames(main) != main) refuse(name + ".pointwise must keep all frames");
+        const std::int64_t beside = block.shortcut ? block.shortcut->frames(frames) : frames;
+        if (main < 1) refuse(name + ".conv must give a frame of any clip");
+        if (block.residual != Residual::none && beside != main)
+            refuse(name + ": convolution and residual must give as many frames");
+    }
+    return block;
+}
+
+Model model_of(const Json& told, Tensors& tensors) {
+    Model model;
+    if (whole(told, "format", "model", 1, std::numeric_limits<std::int32_t>::max()) != format)
+        refuse("model.format must be " + std::to_string(format) + ": a newer release wrote this file");
+    if (word(told, "precision", "model") != "fp32") refuse("model.precision must be fp32");
+    const Json& network = field(told, "network", "model");
+    model.joints = whole(network, "joints", "network", 1, most_joints);
+    model.channels = whole(network, "coordinates", "network", 1, most_channels);
+    const std::string bodies = word(network, "bodies", "network");
+    if (bodies != "mean" && bodies != "present") refuse("network.bodies must be mean or present");
+    model.present_bodies = bodies == "present";
+    model.input_scale = tensors.take("input.scale", {model.joints, model.channels});
+    model.input_shift = tensors.take("input.shift", {model.joints, model.channels});
+    const Json& blocks = field(network, "blocks", "network");
+    if (!blocks.is_array() || blocks.empty() || static_cast<std::int64_t>(blocks.size()) > most_blocks)
+        refuse("network.blocks must be a list of 1 to " + std::to_string(most_blocks));
+    std::int64_t channels = model.channels;
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        model.blocks.push_back(block_of(blocks[i], tensors, "blocks." + std::to_string(i), model.joints, channels));
+        channels = model.blocks.back().graph.columns;
+    }
+    const Json& classes = field(told, "classes", "model");
+    if (!classes.is_array() || classes.empty() || static_cast<std::int64_t>(classes.size()) > most_classes)
+        refuse("model.classes must be a list of names");
+    for (const Json& one : classes) {
+        if (!one.is_string()) refuse("model.classes must be a list of names");
+        model.classes.push_back(one.get<std::string>());
+    }
+    const auto count = static_cast<std::int64_t>(model.classes.size());
+    model.head_weight = tensors.take("head.weight", {count, channels});
+    model.head_bias = tensors.take("head.bias", {count});
+    tensors.check_all_taken();
+    const Json& preprocessing = field(told, "preprocessing", "model");
+    if (!preprocessing.is_null()) model.recipe = recipe_of(preprocessing, model.joints, model.channels);
+    return model;
+}
+
+}  // namespace
+
+Model parse_model(const std::uint8_t* bytes, std::size_t size) {
+    if (size < 8 || size > largest_file)
+        refuse("a model file must have from 8 bytes to 1 GiB, got " + std::to_string(size) + " bytes");
+    std::uint64_t length = 0;
+    for (int i = 7; i >= 0; --i) length = length << 8 | bytes[i];
+    if (length > size - 8 || length > longest_header)
+        refuse("the model file's header should have " + std::to_string(length) + " bytes, but the file ends before");
+    try {
+        const auto* text = reinterpret_cast<const char*>(bytes) + 8;
+        const Json header = Json::parse(text, text + length);
+        const std::string description = word(field(header, "__metadata__", "the header"), key, "the metadata");
+        Tensors tensors(header, bytes + 8 + length, size - 8 - static_cast<std::size_t>(length));
+        Model model = model_of(Json::parse(description), tensors);
+        model.description = description;
+        return model;
+    } catch (const Json::exception& error) {
+        refuse(std::string("the model file's description is not valid: ") + error.what());
+    }
+}
+
+Model load_model(const std::string& path) {
+    std::ifstream file(path, std::ios::binary | std::ios::ate);
+    if (!file) refuse(path + ": cannot be opened");
+    const std::streamoff size = file.tellg();
+    if (size < 0 || static_cast<std::uint64_t>(size) > largest_file) refuse(path + ": is no model file of at most 1 GiB");
+    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size));
+    file.seekg(0);
+    if (!file.read(reinterpret_cast<char*>(bytes.data()), size)) refuse(path + ": cannot be read");
+    try {
+        return parse_model(bytes.data(), bytes.size());
+    } catch (const Error& error) {
+        throw Error(path + ": " + error.what());
+    }
+}
+
+}  // namespace asma::edge
