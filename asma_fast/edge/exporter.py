@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from asma_fast.data import Preprocessing
 from asma_fast.data.tensor_file import header
 from asma_fast.nn import STGCN, Classifier, TemporalConv
+from asma_fast.nn._batch_norm import has_no_hooks
 from asma_fast.nn.block import STGCNBlock
+from asma_fast.nn.input_norm import InputNorm
 from asma_fast.ops._contract import check_count
 from asma_fast.ops.temporal_conv import sizes_of
 from asma_fast.skeleton import Skeleton
 
 FORMAT = 1
 KEY = "asma_fast.edge"
+MOST_BODIES = 64
 
 Tensors = dict[str, NDArray[np.float32]]
 Wide = NDArray[np.float64]
@@ -32,16 +35,21 @@ def write_model(
     model: Any, path: Path, preprocessing: Preprocessing | None, bodies: int, class_names: Sequence[str] | None
 ) -> Path:
     """See :func:`asma_fast.edge.export`."""
-    if not isinstance(model, Classifier) or not isinstance(model.encoder, STGCN):
+    if type(model) is not Classifier or type(model.encoder) is not STGCN:
         inside = f" over {type(model.encoder).__name__}" if isinstance(model, Classifier) else ""
         raise TypeError(
             f"model must be a Classifier over one STGCN, got {type(model).__name__}{inside}; "
             "distil a teacher of two encoders into one that is"
         )
-    check_count("bodies", bodies, 0)
+    _check_layers(model)
+    check_count("bodies", bodies, 0, MOST_BODIES)
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path.name}")
     names = [str(index) for index in range(model.head.out_features)] if class_names is None else list(class_names)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"class_names must be strings, got {', '.join(sorted({type(name).__name__ for name in names}))}"
+        )
     if len(names) != model.head.out_features:
         raise ValueError(f"class_names must be as many as the classes, {model.head.out_features}, got {len(names)}")
     encoder = model.encoder
@@ -70,6 +78,25 @@ def write_model(
     return path
 
 
+def _check_layers(model: Classifier) -> None:
+    """Every layer is what the classes made of it: the file tells of nothing else."""
+    encoder = model.encoder
+    assert isinstance(encoder, STGCN)
+    kinds: dict[str, tuple[nn.Module, type[nn.Module]]] = {
+        "the model": (model, Classifier),
+        "the encoder": (encoder, STGCN),
+        "input_norm": (encoder.input_norm, InputNorm),
+        "head": (model.head, nn.Linear),
+        **{f"blocks.{index}": (block, STGCNBlock) for index, block in enumerate(encoder.blocks)},
+    }
+    for name, (module, kind) in kinds.items():
+        fits = type(module) is kind and has_no_hooks(module)
+        if not fits or (isinstance(module, STGCNBlock) and not module._fuses()):
+            raise ValueError(f"the model's layers must be those of nn.STGCN; {name} was replaced, or carries a hook")
+    if model.head.bias is None:
+        raise ValueError("the model's head must have a bias, got none")
+
+
 def _wide(tensor: Tensor) -> Wide:
     found: Wide = tensor.detach().cpu().double().numpy()
     return found
@@ -91,8 +118,7 @@ def _affine(norm: nn.Module) -> tuple[Wide, Wide]:
 
 
 def _block(module: nn.Module, name: str, tensors: Tensors) -> dict[str, Any]:
-    if not isinstance(module, STGCNBlock) or not module._fuses():
-        raise ValueError(f"the model's layers must be those of nn.STGCN; one of {name} was replaced, or carries a hook")
+    assert isinstance(module, STGCNBlock)
     block, graph = module, module.graph_conv
     scale, shift = _affine(block.norm1)
     adjacency = _wide(graph.adjacency * graph.edge_importance)
@@ -120,12 +146,16 @@ def _block(module: nn.Module, name: str, tensors: Tensors) -> dict[str, Any]:
 def _conv(conv: nn.Module, norm: nn.Module, name: str, tensors: Tensors) -> dict[str, int]:
     assert isinstance(conv, TemporalConv)
     stride, left, right, dilation, groups = sizes_of(conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if dilation != 1:
-        raise ValueError(f"a temporal convolution must have dilation 1 to be exported, got {dilation} in {name}")
+    taps = conv.weight.shape[2]
+    if dilation != 1 or left + right != taps - 1:
+        raise ValueError(
+            f"a temporal convolution must have dilation 1 and taps - 1 frames of padding to be exported, "
+            f"got dilation {dilation} and {left} + {right} frames for {taps} taps in {name}"
+        )
     scale, shift = _affine(norm)
     _add(tensors, f"{name}.weight", _wide(conv.weight) * scale[:, None, None])
     _add(tensors, f"{name}.bias", shift if conv.bias is None else shift + _wide(conv.bias) * scale)
-    told = {"taps": conv.weight.shape[2], "stride": stride, "left": left, "right": right, "groups": groups}
+    told = {"taps": taps, "stride": stride, "left": left, "right": right, "groups": groups}
     return {key: int(value) for key, value in told.items()}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +34,12 @@ class Session:
     Parameters
     ----------
     path
-        Written by :func:`asma_fast.edge.export`.
+        Written by :func:`asma_fast.edge.export`; or another session, whose weights this one shares.
     threads
         That share a run. Results do not depend on it.
     max_clips, max_bodies, max_frames
-        The most that a run may hold; memory is taken for so much.
+        The most that a run may hold; memory is taken for so much, and at least for what the file's preprocessing makes
+        of a recording. A session that shares another's weights takes clips as long as that one.
 
     Attributes
     ----------
@@ -57,25 +60,21 @@ class Session:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Session,
         *,
         threads: int = 1,
         max_clips: int = 1,
         max_bodies: int = 2,
         max_frames: int = 300,
     ) -> None:
-        for name, value in (("max_clips", max_clips), ("max_bodies", max_bodies)):
-            if value < 1:
-                raise EdgeError(f"{name} must be at least 1, got {value}")
         module = native()
-        self._error = module.EdgeError
-        try:
-            self._network = module.EdgeNetwork(str(path), max_frames)
-            self._session = module.EdgeSession(self._network, max_clips * max_bodies, threads)
-        except module.EdgeError as error:
-            raise EdgeError(str(error)) from None
-        self.description = json.loads(self._network.description)
-        self.classes = tuple(self.description["classes"])
+        with _told():
+            self._network: Any = (
+                path._network if isinstance(path, Session) else module.EdgeNetwork(str(path), max_frames)
+            )
+            self._session = module.EdgeSession(self._network, max_clips, max_bodies, threads)
+            self.description: dict[str, Any] = json.loads(self._network.description)
+        self.classes: tuple[str, ...] = tuple(self.description["classes"])
 
     @property
     def missing(self) -> int:
@@ -100,13 +99,12 @@ class Session:
             If the clips are not float32.
         """
         given = self._checked(clips, 5, "clips must have shape (N, M, T, V, C)")
-        try:
-            if not preprocessed and len(given):
-                given = np.stack([self._network.prepare(_finite(recording)) for recording in given])
-            logits: NDArray[np.float32] = self._session.run(np.ascontiguousarray(given))
-        except self._error as error:
-            raise EdgeError(str(error)) from None
-        return logits
+        with _told():
+            if preprocessed or not len(given):
+                logits: NDArray[np.float32] = self._session.run(np.require(given, requirements=("C", "A")))
+                return logits
+            recordings = np.require(given, requirements="A")
+            return np.stack([self._session.run_recording(recording) for recording in recordings])
 
     def classify(self, clip: NDArray[np.float32], top: int = 5, *, preprocessed: bool = False) -> list[Prediction]:
         """The likeliest classes of one clip ``(M, T, V, C)``, best first.
@@ -134,7 +132,10 @@ class Session:
         return clips
 
 
-def _finite(recording: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bodies of frames that are not finite throughout, emptied."""
-    finite = np.isfinite(recording).all(axis=(2, 3), keepdims=True)
-    return recording if finite.all() else np.where(finite, recording, np.float32(0))
+@contextmanager
+def _told() -> Iterator[None]:
+    """What native code refuses, as an error of this module."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise EdgeError(str(error)) from None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.data import Preprocessing, fill_missing, read_clip
 from asma_fast.data.layout_maps import layout_map
-from asma_fast.edge import Prediction, Session, export
+from asma_fast.edge import EdgeError, Prediction, Session, export
 from asma_fast.edge.configs import ClassifyConfig, ExportConfig
 from asma_fast.skeleton import Skeleton
 
@@ -93,16 +92,12 @@ def classify(config: ClassifyConfig) -> Classified:
     clip = read_clip(config.path, config.dataset)
     source = Skeleton.named(clip.skeleton)
     clip = fill_missing(clip, source)
-    described: dict[str, Any] = Session(config.model, max_frames=1).description
-    target = Skeleton(**described["skeleton"])
     frames: NDArray[np.float32] = clip.frames
+    session = Session(config.model, threads=config.threads, max_bodies=frames.shape[0], max_frames=frames.shape[1])
+    try:
+        target = Skeleton(**session.description["skeleton"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EdgeError(f"{config.model}: its skeleton is none: {error}") from None
     if target != source:
         frames = layout_map(source, target)(frames)
-    recipe = described["preprocessing"] or {}
-    session = Session(
-        config.model,
-        threads=config.threads,
-        max_bodies=max(recipe.get("bodies", 0), frames.shape[0]),
-        max_frames=recipe.get("frames") or frames.shape[1],
-    )
     return Classified(clip.name or config.path.stem, tuple(session.classify(frames, config.top)))

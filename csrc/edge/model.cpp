@@ -16,13 +16,15 @@ using Json = nlohmann::json;
 
 constexpr std::size_t longest_header = std::size_t{1} << 24, largest_file = std::size_t{1} << 30;
 constexpr std::int64_t most_joints = 1 << 10, most_channels = 1 << 14, most_taps = 1 << 10, most_blocks = 1 << 8;
-constexpr std::int64_t most_parts = 1 << 6, most_classes = 1 << 20, most_frames = 1'000'000, most_stride = 1 << 8;
-constexpr std::int64_t most_bodies = 1 << 10;
+constexpr std::int64_t most_parts = 1 << 6, most_classes = 1 << 20, most_frames = 1 << 16, most_stride = 1 << 8;
+constexpr std::int64_t most_bodies = 1 << 6;
+constexpr std::size_t longest_message = 300;
 constexpr const char* key = "asma_fast.edge";
 constexpr std::int64_t format = 1;
 
 // What the file holds may be no text at all.
 [[noreturn]] void refuse(std::string what) {
+    if (what.size() > longest_message) what.resize(longest_message);
     std::replace_if(what.begin(), what.end(), [](char one) { return one < ' ' || one > '~'; }, '?');
     throw Error(what);
 }
@@ -43,7 +45,7 @@ std::int64_t whole(const Json& object, const std::string& name, const std::strin
                                                  : value.is_number_integer() && value.get<std::int64_t>() <= most;
     if (!fits || value.get<std::int64_t>() < least)
         refuse(where + "." + name + " must be a whole number from " + std::to_string(least) + " to " +
-               std::to_string(most) + ", got " + value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 40));
+               std::to_string(most) + (value.is_number() ? ", got " + value.dump() : ""));
     return value.get<std::int64_t>();
 }
 
@@ -128,6 +130,16 @@ public:
             entry.begin = static_cast<std::size_t>(begin), entry.count = static_cast<std::size_t>(count);
             entries_.emplace(name, std::move(entry));
         }
+        // One after the other, without gaps: else a small file could stand for much memory.
+        std::vector<std::pair<std::size_t, std::size_t>> stretches;
+        for (const auto& [name, entry] : entries_) stretches.emplace_back(entry.begin, entry.count * sizeof(float));
+        std::sort(stretches.begin(), stretches.end());
+        std::size_t end = 0;
+        for (const auto& [begin, bytes] : stretches) {
+            if (begin != end) refuse("the tensors must lie one after the other");
+            end += bytes;
+        }
+        if (end != size) refuse("the file must end with its last tensor");
     }
 
     std::vector<float> take(const std::string& name, const std::vector<std::int64_t>& shape) {
@@ -167,6 +179,7 @@ ConvLayer conv_of(const Json& told, Tensors& tensors, const std::string& name, s
     conv.taps = whole(told, "taps", name, 1, most_taps);
     conv.stride = whole(told, "stride", name, 1, most_stride);
     conv.left = whole(told, "left", name, 0, conv.taps - 1), conv.right = whole(told, "right", name, 0, conv.taps - 1);
+    if (conv.left + conv.right != conv.taps - 1) refuse(name + " must have taps - 1 frames of padding");
     conv.groups = whole(told, "groups", name, 1, most_channels);
     if (channels % conv.groups || columns % conv.groups) refuse(name + ".groups must divide its channels");
     conv.weight = tensors.take(name + ".weight", {columns, channels / conv.groups, conv.taps});
@@ -196,15 +209,10 @@ Block block_of(const Json& told, Tensors& tensors, const std::string& name, std:
     } else if (residual != "none") {
         refuse(name + ".residual must be none, identity or convolution");
     }
-    // For every length alike: the frames that come out must be as many on both ways.
-    for (std::int64_t frames = 1; frames <= 2 * most_stride; ++frames) {
-        const std::int64_t main = block.conv.frames(frames);
-        if (block.pointwise && block.pointwise->frames(main) != main) refuse(name + ".pointwise must keep all frames");
-        const std::int64_t beside = block.shortcut ? block.shortcut->frames(frames) : frames;
-        if (main < 1) refuse(name + ".conv must give a frame of any clip");
-        if (block.residual != Residual::none && beside != main)
-            refuse(name + ": convolution and residual must give as many frames");
-    }
+    // All ways give as many frames, whatever the length: ceil(source / stride).
+    if (block.pointwise && block.pointwise->stride != 1) refuse(name + ".pointwise must keep all frames");
+    if (block.residual != Residual::none && (block.shortcut ? block.shortcut->stride : 1) != block.conv.stride)
+        refuse(name + ": convolution and residual must give as many frames");
     return block;
 }
 
@@ -269,12 +277,13 @@ Model parse_model(const std::uint8_t* bytes, std::size_t size) {
 
 Model load_model(const std::string& path) {
     std::ifstream file(path, std::ios::binary | std::ios::ate);
-    if (!file) refuse(path + ": cannot be opened");
+    if (!file) throw Error(path + ": cannot be opened");
     const std::streamoff size = file.tellg();
-    if (size < 0 || static_cast<std::uint64_t>(size) > largest_file) refuse(path + ": is no model file of at most 1 GiB");
+    if (size < 0 || static_cast<std::uint64_t>(size) > largest_file)
+        throw Error(path + ": is no model file of at most 1 GiB");
     std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size));
     file.seekg(0);
-    if (!file.read(reinterpret_cast<char*>(bytes.data()), size)) refuse(path + ": cannot be read");
+    if (!file.read(reinterpret_cast<char*>(bytes.data()), size)) throw Error(path + ": cannot be read");
     try {
         return parse_model(bytes.data(), bytes.size());
     } catch (const Error& error) {

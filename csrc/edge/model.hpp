@@ -40,11 +40,8 @@ struct ConvLayer {
     std::int64_t channels, columns, groups, taps, stride, left, right;
     std::vector<float> weight, bias;
 
-    // Frames that come out; 0 where the source is too short.
-    std::int64_t frames(std::int64_t source) const {
-        const std::int64_t last = source + left + right - taps;
-        return last < 0 ? 0 : last / stride + 1;
-    }
+    // Frames that come out, of at least one: left + right is taps − 1.
+    std::int64_t frames(std::int64_t source) const { return (source - 1) / stride + 1; }
 };
 
 enum class Residual : std::uint8_t { none, identity, convolution };

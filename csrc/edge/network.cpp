@@ -1,6 +1,7 @@
 #include "edge/network.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <cstring>
 
 #include "core/parallel.hpp"
@@ -13,8 +14,12 @@ namespace {
 
 constexpr std::int64_t line = 16;                               // floats of a cache line: where each part begins
 constexpr std::int64_t largest_arena = std::int64_t{1} << 30;   // floats
+constexpr std::int64_t most_length = 1'000'000, most_bodies_at_once = 1'000'000;
+constexpr int most_threads = 256;
 constexpr std::int64_t graph_rows = 128;                        // joints × frames in work at a time
 constexpr std::int64_t quad = cpu::joint_padding<float>;
+// Of longer clips no other way is chosen, and no workspace is larger: a block of frames is far shorter.
+constexpr std::int64_t telling_frames = 1 << 13;
 
 std::int64_t whole_lines(std::int64_t count) { return checked_sum(count, line - 1) / line * line; }
 
@@ -88,9 +93,8 @@ void average(const float* map, std::int64_t places, std::int64_t channels, float
 
 PackedConv::PackedConv(const ConvLayer& layer, std::int64_t joints, std::int64_t most_frames)
     : layer_(layer), joints_(joints), kernels_(&cpu::kernels<float>(layer.columns / layer.groups)) {
-    for (std::int64_t frames = 1; frames <= most_frames; ++frames) {
+    for (std::int64_t frames = 1; frames <= std::min(most_frames, telling_frames); ++frames) {
         const cpu::TemporalConvSizes shape = sizes(1, frames);
-        if (shape.frames < 1) continue;
         const cpu::ConvPlan plan = cpu::conv_plan(shape, map());
         std::vector<float>& packed = packed_[static_cast<std::size_t>(plan.way)];
         if (packed.empty())
@@ -108,6 +112,9 @@ cpu::TemporalConvSizes PackedConv::sizes(std::int64_t rows, std::int64_t frames)
 }
 
 Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model)), most_frames_(most_frames) {
+    if (most_frames < 1 || most_frames > most_length)
+        throw Error("max_frames must be from 1 to " + std::to_string(most_length) + ", got " + std::to_string(most_frames));
+    if (model_.recipe) most_frames_ = most_frames = std::max(most_frames, model_.recipe->frames);
     features_ = model_.features();
     std::int64_t frames = most_frames;
     for (Block& block : model_.blocks) {
@@ -144,6 +151,16 @@ Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model
 
 // ---- a session ----
 
+std::int64_t rows_of(const Network& network, std::int64_t clips, std::int64_t bodies) {
+    for (const auto& [name, value] : {std::pair{"max_clips", clips}, std::pair{"max_bodies", bodies}})
+        if (value < 1) throw Error(std::string(name) + " must be at least 1, got " + std::to_string(value));
+    if (network.model().recipe) bodies = std::max(bodies, network.model().recipe->bodies);
+    if (bodies > most_bodies_at_once || clips > most_bodies_at_once / bodies)
+        throw Error("a session takes at most " + std::to_string(most_bodies_at_once) + " bodies at once, got " +
+                    std::to_string(clips) + " clips of " + std::to_string(bodies));
+    return clips * bodies;
+}
+
 // One call at a time.
 class Session::Turn {
 public:
@@ -161,27 +178,28 @@ private:
 
 Session::Session(std::shared_ptr<const Network> network, std::int64_t most_rows, int threads)
     : network_(std::move(network)), most_rows_(most_rows), threads_(threads) {
+    if (threads < 1 || threads > most_threads)
+        throw Error("threads must be from 1 to " + std::to_string(most_threads) + ", got " + std::to_string(threads));
     const Model& model = network_->model();
     const std::int64_t joints = model.joints, most = network_->most_frames();
     // More rows never make a workspace smaller; cuts of less than four rows are finer than that of four.
     const std::int64_t cut_rows = std::max<std::int64_t>(4, most_rows);
-    std::int64_t map = 0;
+    std::int64_t map = 0, frames = most;
     cpu::GraphConvWorkspace<float> measured{};
-    for (std::int64_t length = 1; length <= most; ++length) {
-        std::int64_t frames = length;
-        for (const PackedBlock& block : network_->blocks()) {
-            const auto measure = [&](const PackedConv& conv) {
-                const cpu::TemporalConvSizes sizes = conv.sizes(cut_rows, frames);
+    for (const PackedBlock& block : network_->blocks()) {
+        const auto measure = [&](const PackedConv& conv, std::int64_t longest) {
+            for (std::int64_t length = 1; length <= std::min(longest, telling_frames); ++length) {
+                const cpu::TemporalConvSizes sizes = conv.sizes(cut_rows, length);
                 const cpu::ConvCut cut = cpu::conv_cut(sizes, cpu::conv_plan(sizes, conv.map()), false);
                 workspace_ = std::max(workspace_, cut.workspace);
-                return sizes.frames;
-            };
-            if (length == most) map = std::max(map, checked_product({most_rows, frames, joints, block.graph.columns}));
-            workspace_ = std::max(workspace_, lay_out(block.graph, joints, graph_block(frames, joints), nullptr, measured));
-            lists_a_thread_ = std::max(lists_a_thread_, lay_out_lists(block.graph, joints, nullptr, measured));
-            for (const PackedConv& conv : block.shortcut) measure(conv);
-            for (const PackedConv& conv : block.convs) frames = measure(conv);
-        }
+            }
+            return conv.layer().frames(longest);
+        };
+        map = std::max(map, checked_product({most_rows, frames, joints, block.graph.columns}));
+        workspace_ = std::max(workspace_, lay_out(block.graph, joints, graph_block(frames, joints), nullptr, measured));
+        lists_a_thread_ = std::max(lists_a_thread_, lay_out_lists(block.graph, joints, nullptr, measured));
+        for (const PackedConv& conv : block.shortcut) measure(conv, frames);
+        for (const PackedConv& conv : block.convs) frames = measure(conv, frames);
     }
     workspace_ = whole_lines(workspace_);
     const std::int64_t clip = checked_product({most, joints, model.channels}), width = network_->features();
@@ -348,8 +366,20 @@ const float* Session::empty_body(std::int64_t frames) {
 
 void Session::run(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits) {
     const Turn turn(busy_);
+    run_prepared(clips, count, bodies, frames, logits);
+}
+
+void Session::run_recording(const ClipView& recording, float* logits) {
+    const Turn turn(busy_);
+    const PreparedClip clip = prepare(network_->model(), recording, network_->most_frames(), most_rows_);
+    run_prepared(clip.numbers.data(), 1, clip.bodies, clip.frames, logits);
+    missing_ += clip.missing;
+}
+
+void Session::run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames,
+                           float* logits) {
     const Model& model = network_->model();
-    const std::int64_t width = network_->features(), body = frames * model.joints * model.channels;
+    const std::int64_t width = network_->features();
     if (count < 0 || bodies < 1) throw Error("clips must have at least one body");
     if (frames < 1 || frames > network_->most_frames())
         throw Error("clips must have from 1 to " + std::to_string(network_->most_frames()) +
@@ -357,6 +387,7 @@ void Session::run(const float* clips, std::int64_t count, std::int64_t bodies, s
     if (count > most_rows_ / bodies)
         throw Error("the session was made for " + std::to_string(most_rows_) + " bodies at once, got " +
                     std::to_string(count) + " clips of " + std::to_string(bodies));
+    const std::int64_t body = frames * model.joints * model.channels;
     std::int64_t rows = 0;
     for (std::int64_t i = 0; i < count * bodies; ++i) {
         present_[static_cast<std::size_t>(i)] = is_present(clips + i * body, frames);

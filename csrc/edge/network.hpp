@@ -9,6 +9,7 @@
 
 #include "cpu/temporal_conv_plan.hpp"
 #include "edge/model.hpp"
+#include "edge/recording.hpp"
 
 namespace asma::edge {
 
@@ -45,7 +46,7 @@ struct PackedBlock {
 
 class Network {
 public:
-    // Throws Error where a clip of `most_frames` would need more memory than any machine this is for has.
+    // For clips of at most `most_frames` frames; of more, where the model's recipe makes longer ones.
     Network(Model model, std::int64_t most_frames);
 
     const Model& model() const { return model_; }
@@ -60,9 +61,13 @@ private:
     std::vector<PackedBlock> blocks_;
 };
 
+// Bodies that a session must take at once for so many clips of so many bodies, or of as many as the model's recipe
+// makes, if that is more. Throws Error.
+std::int64_t rows_of(const Network& network, std::int64_t clips, std::int64_t bodies);
+
 class Session {
 public:
-    // `most_rows`: clips times bodies of a call. Throws Error.
+    // `most_rows`: see rows_of. Throws Error where the working memory would be beyond any machine that this is for.
     Session(std::shared_ptr<const Network> network, std::int64_t most_rows, int threads);
 
     const Network& network() const { return *network_; }
@@ -74,9 +79,13 @@ public:
     // clips (N, M, T, V, C) dense → logits (N, classes). Throws Error where the clip is too large, or the session is at
     // work in another thread.
     void run(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits);
+    // One recording, prepared by the model's recipe → logits (classes). Throws Error likewise.
+    void run_recording(const ClipView& recording, float* logits);
 
 private:
     class Turn;
+
+    void run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits);
 
     void forward(std::int64_t rows, std::int64_t frames, float* features);
     void convolve_graph(const PackedBlock& block, bool first, std::int64_t rows, std::int64_t frames, const float* x,

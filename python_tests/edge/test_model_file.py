@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -85,10 +86,12 @@ LIES = [
     (("network", "bodies"), "sum", "network.bodies must be mean or present"),
     (("network", "blocks"), [], "network.blocks must be a list of 1 to 256"),
     (("network", "blocks", 1, "channels"), 6, r"tensor 'blocks.1.graph.weight' must have shape \(3, 6, 5\)"),
-    (("network", "blocks", 1, "conv", "taps"), 4, "blocks.1.conv.weight' must have shape"),
+    (("network", "blocks", 1, "conv", "taps"), 4, "blocks.1.conv must have taps - 1 frames of padding"),
     (("network", "blocks", 1, "conv", "stride"), 0, "blocks.1.conv.stride must be a whole number from 1"),
     (("network", "blocks", 1, "conv", "stride"), 2, "blocks.1: convolution and residual must give as many frames"),
-    (("network", "blocks", 0, "conv", "left"), 0, "blocks.0.conv must give a frame of any clip"),
+    (("network", "blocks", 0, "conv", "left"), 1, "blocks.0.conv must have taps - 1 frames of padding"),
+    (("network", "blocks", 0, "conv", "right"), 4, "blocks.0.conv must have taps - 1 frames of padding"),
+    (("network", "blocks", 0, "conv", "right"), 5, "blocks.0.conv.right must be a whole number from 0 to 4"),
     (("network", "blocks", 0, "conv", "groups"), 2, "blocks.0.conv.groups must divide its channels"),
     (("network", "blocks", 0, "residual"), "identity", "blocks.0.residual cannot be the identity"),
     (("network", "blocks", 0, "residual"), "half", "blocks.0.residual must be none, identity or convolution"),
@@ -101,6 +104,8 @@ LIES = [
     (("preprocessing", "centre_joints"), [7], r"preprocessing.centre_joints must name joints in \[0, 7\)"),
     (("preprocessing", "centre_joints"), [], "preprocessing.centre_joints must be a list of joints"),
     (("preprocessing", "dims"), 4, "preprocessing.dims must be a whole number from 2 to 3, got 4"),
+    (("preprocessing", "frames"), 2**17, "preprocessing.frames must be a whole number from 0 to 65536"),
+    (("preprocessing", "bodies"), 65, "preprocessing.bodies must be a whole number from 0 to 64"),
     (("preprocessing", "centre"), "image", "preprocessing by the image's size is not served"),
 ]
 
@@ -142,8 +147,19 @@ def test_other_files_are_refused(tmp_path):
     assert "the file ends before" in refusal(path, (2**63).to_bytes(8, "little") + b"{}")
     assert "description is not valid" in refusal(path, packed(header, "{", data))
     assert "description is not valid" in refusal(path, packed(header, "[" * 100_000, data))
-    missing = {name: told for name, told in header.items() if name != "head.bias"}
-    assert "tensor 'head.bias' is missing" in refusal(path, packed(missing, description, data))
+    deep = json.dumps({**description, "format": 0}).replace('"format": 0', '"format": ' + "[" * 300_000 + "]" * 300_000)
+    assert "model.format must be a whole number" in refusal(path, packed(header, deep, data))
+    unread = json.dumps(description)[:-1] + ', "more": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    path.write_bytes(packed(header, unread, data))
+    with pytest.raises(EdgeError, match="recursion"):
+        Session(path)
+    assert len(refusal(path, packed(header, '{"' + "x" * 3_000_000, data))) < 1000
+    assert "the file must end with its last tensor" in refusal(path, packed(header, description, data + bytes(4)))
+    twice = {**header, "head.bias": {**header["head.bias"], "data_offsets": header["input.scale"]["data_offsets"]}}
+    twice["head.bias"]["shape"] = header["input.scale"]["shape"]
+    assert "the tensors must lie one after the other" in refusal(path, packed(twice, description, data))
+    renamed = {name.replace("head.bias", "head.biases"): told for name, told in header.items()}
+    assert "tensor 'head.bias' is missing" in refusal(path, packed(renamed, description, data))
     whole = np.frombuffer(data, np.float32).copy()
     whole[3] = np.nan
     assert "must be finite" in refusal(path, packed(header, description, whole.tobytes()))
@@ -164,7 +180,7 @@ def test_models_that_cannot_be_exported_are_refused(tmp_path):
         export(model, path.with_suffix(".onnx"))
     with pytest.raises(ValueError, match="class_names must be as many as the classes, 4, got 2"):
         export(model, path, class_names=["a", "b"])
-    with pytest.raises(ValueError, match="bodies must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"bodies must be in \[0, 64\], got -1"):
         export(model, path, bodies=-1)
     with pytest.raises(ValueError, match="needs shoulders"):
         export(model, path, preprocessing=Preprocessing.named("default"))
@@ -174,10 +190,31 @@ def test_models_that_cannot_be_exported_are_refused(tmp_path):
             path,
             preprocessing=Preprocessing(8, centre="image", rotate="none"),
         )
-    replaced = copy.deepcopy(model)
-    replaced.encoder.blocks[1].norm1 = nn.Identity()
-    with pytest.raises(ValueError, match=r"one of blocks.1 was replaced, or carries a hook"):
-        export(replaced, path)
+    with pytest.raises(TypeError, match="class_names must be strings, got int"):
+        export(model, path, class_names=[1, 2, 3, 4])
+
+    class Twice(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    def refused(name: str, change: Callable[[Classifier], object]) -> None:
+        changed = copy.deepcopy(model)
+        change(changed)
+        with pytest.raises(ValueError, match=f"{name} was replaced, or carries a hook"):
+            export(changed, path)
+
+    def hook(*_: object) -> None: ...
+
+    refused("blocks.1", lambda changed: setattr(changed.encoder.blocks[1], "norm1", nn.Identity()))
+    refused("blocks.0", lambda changed: changed.encoder.blocks[0].register_forward_hook(hook))
+    refused("the encoder", lambda changed: changed.encoder.register_forward_hook(hook))
+    refused("the model", lambda changed: changed.register_forward_pre_hook(hook))
+    refused("input_norm", lambda changed: setattr(changed.encoder, "input_norm", nn.Identity()))
+    refused("head", lambda changed: setattr(changed, "head", Twice(17, 4)))
+    bare = copy.deepcopy(model)
+    bare.head = nn.Linear(17, 4, bias=False)
+    with pytest.raises(ValueError, match="head must have a bias"):
+        export(bare, path)
     broken = copy.deepcopy(model)
     broken.head.bias.data[2] = torch.inf
     with pytest.raises(ValueError, match=r"the model must be finite; head.bias is not"):

@@ -104,6 +104,58 @@ def test_recordings_are_prepared_as_for_training(recipe, tmp_path):
     damaged[1, 9, 3] = np.nan
     missing[1, 9] = 0
     np.testing.assert_array_equal(session.run(damaged[None]), session.run(missing[None]))
+    assert session.missing == 1
+    # In any memory order, aligned or not; two of them as each alone.
+    turned = np.asfortranarray(recording)
+    np.testing.assert_array_equal(session.run(turned[None]), session.run(recording[None]))
+    shifted = np.frombuffer(b"." + recording.tobytes(), np.uint8)[1:].view(np.float32).reshape(recording.shape)
+    np.testing.assert_array_equal(session.run(shifted[None]), session.run(recording[None]))
+    both = session.run(np.stack([recording[:2], missing]))
+    np.testing.assert_array_equal(both, np.concatenate([session.run(recording[None, :2]), session.run(missing[None])]))
+
+
+def test_recordings_of_any_length_are_read_whole_where_the_recipe_says_so(tmp_path):
+    skeleton, rules = Skeleton.named("ntu-rgb+d"), Preprocessing(None)
+    session = Session(file_of(tmp_path, network(skeleton), preprocessing=rules), max_frames=40)
+    given = clips(2, 2, 40, 25)
+    given[1, :, 30:] = 0
+    wanted = [rules(recording, skeleton).transpose(3, 1, 2, 0)[None] for recording in given]
+    assert [clip.shape[2] for clip in wanted] == [40, 30]
+    single = [session.run(np.ascontiguousarray(clip), preprocessed=True) for clip in wanted]
+    np.testing.assert_array_equal(session.run(given), np.concatenate(single))
+    with pytest.raises(EdgeError, match="clips of 40 frames and 2 bodies, got a recording that comes to 41 frames"):
+        session.run(clips(1, 1, 41, 25))
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_the_instruction_set_of_loading_stays(isa, tmp_path):
+    given = clips(1, 2, 50)
+    with instruction_set(isa):
+        session = Session(file_of(tmp_path, network(**KINDS["wide"])))
+        wanted = session.run(given, preprocessed=True)
+    for other in instruction_sets():
+        with instruction_set(other):
+            np.testing.assert_array_equal(session.run(given, preprocessed=True), wanted)
+
+
+def test_a_session_shares_anothers_weights_and_works_in_a_forked_child(tmp_path):
+    first = Session(file_of(tmp_path, network()), max_frames=20)
+    second = Session(first, threads=2, max_clips=3)
+    given = clips(3, 2, 20)
+    wanted = second.run(given, preprocessed=True)
+    np.testing.assert_array_equal(wanted[:1], first.run(given[:1], preprocessed=True))
+    code = """
+        import os, sys
+        import numpy as np
+        from asma_fast.edge import Session
+        session = Session(sys.argv[1], threads=2)
+        given = np.ones((1, 2, 20, 7, 3), np.float32)
+        wanted = session.run(given, preprocessed=True)
+        if (child := os.fork()) == 0:
+            os._exit(0 if np.array_equal(session.run(given, preprocessed=True), wanted) else 1)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert program_output(code, tmp_path / "model.safetensors", without=("torch",)) == "0"
 
 
 def test_classify_tells_the_likeliest_classes(tmp_path):
@@ -187,9 +239,10 @@ def test_other_input_is_refused(tmp_path):
         session.classify(clips(1, 1, 5)[0], top=0, preprocessed=True)
     for options, message in (
         ({"max_clips": 0}, "max_clips must be at least 1, got 0"),
+        ({"max_bodies": 0}, "max_bodies must be at least 1, got 0"),
         ({"max_frames": 0}, "max_frames must be from 1 to 1000000, got 0"),
         ({"threads": 0}, "threads must be from 1 to 256, got 0"),
-        ({"max_clips": 900_000}, "from 1 to 1000000 bodies at once, got 1800000"),
+        ({"max_clips": 900_000}, "at most 1000000 bodies at once, got 900000 clips of 2"),
         ({"max_clips": 90_000}, "MiB of working memory; ask for fewer or shorter clips"),
     ):
         with pytest.raises(EdgeError, match=message):
@@ -199,5 +252,9 @@ def test_other_input_is_refused(tmp_path):
     raw = Session(file_of(tmp_path, network(SEVEN), preprocessing=Preprocessing(8, rotate="none")))
     with pytest.raises(EdgeError, match="must have a frame with a body in it"):
         raw.run(np.zeros((1, 1, 5, 7, 3), np.float32))
-    with pytest.raises(EdgeError, match=r"a recording must have shape \(M, T, 7, 3\)"):
-        raw.run(clips(1, 1, 5, 6))
+    for given in (clips(1, 1, 5, 6), clips(1, 1, 0), clips(1, 0, 5)):
+        with pytest.raises(EdgeError, match=r"a recording must have shape \(M, T, 7, 3\)"):
+            raw.run(given)
+    torso = Session(file_of(tmp_path, network(Skeleton.named("common-15")), preprocessing=Preprocessing.named("small")))
+    with pytest.raises(EdgeError, match="torso"):
+        torso.run(np.ones((1, 1, 5, 15, 3), np.float32))
