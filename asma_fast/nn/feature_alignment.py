@@ -172,7 +172,7 @@ class FeatureAlignment(nn.Module):
 
     def _check_joints(self, first: Tensor, second: Tensor, nodes: Tensor | None) -> None:
         tokens = self.joints if nodes is None else nodes.shape[-1]
-        if {first.shape[1], second.shape[1]} != {tokens}:
+        if first.shape[1] != tokens or second.shape[1] != tokens:
             raise ValueError(
                 f"both encoders must give a token for each of {tokens} joints, "
                 f"got {first.shape[1]} and {second.shape[1]}"

@@ -238,7 +238,8 @@ def read(encoder: AlignedEncoders, x: Tensor) -> tuple[Tensor, ...]:
     """What the alignment needs of each encoder's tokens: their average alone, as one token, where nothing attends."""
     # Not the alignment: it may be in training.
     parts = (part.eval().tokens(x, per=encoder.tokens).float() for part in (encoder.first, encoder.second))
-    pooled = encoder.alignment.mode in ("concat", "mean")
+    alignment = encoder.alignment
+    pooled = alignment.mode in ("concat", "mean") or (alignment.mode == "weighted" and alignment.joints is None)
     return tuple(part.mean(1, keepdim=True) if pooled else part for part in parts)
 
 

@@ -119,6 +119,11 @@ class AlignConfig(SupervisedConfig):
             raise ValueError(
                 f"encoders must be two to be aligned, got {','.join(self.encoders) or 'none'}; one alone is fine-tuned"
             )
+        if self.weight_decay > 0.1 and (self.freeze == "none" or self.optimiser == "adam"):
+            raise ValueError(
+                f"weight_decay {self.weight_decay:g} is for a module over frozen encoders by adamw: with freeze=none, "
+                "or optimiser=adam, name one of at most 0.1, and a rate that suits (1e-3, say)"
+            )
         _within(self, 1, float("inf"), "width", "heads", "pools")
         _within(self, 0, 0.999, "attention_dropout")
 

@@ -56,13 +56,15 @@ class Settings:
 
     def deciding(self, column: str, row: Row) -> dict[str, Any]:
         """Those that decide a measurement, and the budgets of what is trained for it."""
-        scratch, trained = row.kind == "scratch", column in ("finetuned", "shots", "transfer")
-        taught = column in ("student", "student-alone")
+        scratch, taught = row.kind == "scratch", column.startswith("student")
+        trained = column in ("finetuned", "shots", "transfer", "student-of-finetuned")
         joined = len(row.encoders) > 1 and (trained or taught or column == "aligned")
         used = {"align_lr": joined, "finetune_lr": trained and not scratch, "scratch_lr": scratch}
         told: dict[str, Any] = {key: value for key, value in vars(self).items() if used.get(key, True)}
         budgets = {"align": ALIGN if joined else {}, "distill": DISTILL if taught else {}}
-        budgets["finetune"] = FINETUNE if column == "finetuned" else FINETUNE_SHOTS if trained else {}
+        budgets["rbf"] = RBF if column == "rbf" else {}
+        few = column in ("shots", "transfer")
+        budgets["finetune"] = FINETUNE_SHOTS if few else FINETUNE if trained else {}
         told.update((name, json.loads(json.dumps(budget))) for name, budget in budgets.items() if budget)
         return told
 
@@ -128,6 +130,13 @@ class Settings:
 
 # Of training with labels. The student has 7.1 % of its teacher's parameters.
 ALIGN: dict[str, Any] = {"mode": "weighted", "pools": 4, "steps": 500, "batch": 64, "weight_decay": 1.0}
+# Of the radial basis functions; gamma over width and variance of the features.
+RBF: dict[str, Any] = {
+    "C": [1, 10, 100],
+    "gamma": [0.1, 0.3, 1, 3],
+    "folds": "inner splits",
+    "standardised": [True, False],
+}
 FINETUNE: dict[str, Any] = {"steps": 300, "batch": 32}
 FINETUNE_SHOTS: dict[str, Any] = {"steps": 200, "batch": 32}
 DISTILL: dict[str, Any] = {
@@ -249,6 +258,7 @@ COLUMNS = (
     Column("student", LARGE, (ASMA,)),
     Column("student-alone", LARGE, (ASMA,)),
     Column("finetuned", LARGE, LABELLED),
+    Column("student-of-finetuned", LARGE, (ASMA,)),
     Column("shots", LARGE, LABELLED),
     Column("transfer", LARGE, (PSTL1, ASMA)),
 )

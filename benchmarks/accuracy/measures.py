@@ -16,6 +16,7 @@ from design import (
     FINETUNE,
     FINETUNE_SHOTS,
     PRETRAINED_ON,
+    RBF,
     SETS,
     SHOTS,
     UNTRAINED,
@@ -47,7 +48,7 @@ from asma_fast.training.semi import draw
 from asma_fast.training.supervised import predict_logits
 
 Fold = tuple[Rows, Rows]
-GAMMAS = (0.1, 0.3, 1, 3)  # of the radial basis functions, over width and variance of the features
+FINETUNED = "finetuned.safetensors"
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,13 @@ class Place:
     seed: int
     dataset: str
     fold: Fold
-    scratch: Path  # folder for what is trained on the way
-    together: Path  # the same of the alignment of all training clips, which several columns need
+    column: str
+    trained: Path  # folder for what is trained on the way
+    name: str
+
+    def folder(self, column: str) -> Path:
+        """Of what a column trains: several need the alignment of all training clips."""
+        return self.trained / column / self.name
 
     @property
     def parts(self) -> tuple[Clips, Clips]:
@@ -179,7 +185,11 @@ def rbf(place: Place) -> Floats:
     features = place.study.features(place.row, place.seed, place.dataset)
     widths = ([StandardScaler()], 1.0), (["passthrough"], float(features[train].var()))
     grid = [
-        {"scale": scale, "svc__C": [1, 10, 100], "svc__gamma": [part / spread / features.shape[1] for part in GAMMAS]}
+        {
+            "scale": scale,
+            "svc__C": RBF["C"],
+            "svc__gamma": [gamma / spread / features.shape[1] for gamma in RBF["gamma"]],
+        }
         for scale, spread in widths
     ]
     folds = SETS[place.dataset].inner(store).values()
@@ -204,7 +214,7 @@ def robust(place: Place) -> Floats:
 def aligned(place: Place) -> Floats:
     """Two frozen encoders under their alignment, trained with the labels of the fold."""
     train, test = place.parts
-    return predict_logits(_alignment(place, train, place.together), test)
+    return predict_logits(_alignment(place, train, place.folder("aligned")), test)
 
 
 def _alignment(place: Place, train: Clips, out: Path) -> Any:
@@ -218,48 +228,55 @@ def _alignment(place: Place, train: Clips, out: Path) -> Any:
 
 def finetuned(place: Place) -> Floats:
     """The encoder, or both under their alignment, trained whole with the labels of the fold."""
-    return _finetuned(place, *place.parts, FINETUNE, place.together)
+    return _finetuned(place, *place.parts, FINETUNE, "finetuned", "aligned")
 
 
 def shots(place: Place) -> Floats:
     """As fine-tuned, all of it with few labels: the draw of the seed's number."""
     train, test = place.parts
     rows = draw(train, lambda count: SHOTS, 0, place.seed)
-    return _finetuned(place, train.take(torch.from_numpy(rows)), test, FINETUNE_SHOTS, place.scratch)
+    return _finetuned(place, train.take(torch.from_numpy(rows)), test, FINETUNE_SHOTS, place.column, place.column)
 
 
-def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any], joined: Path) -> Floats:
-    settings = place.study.settings
+def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any], column: str, joined: str) -> Floats:
+    """In the folder of a column; the alignment in that of ``joined``."""
+    settings, out = place.study.settings, place.folder(column)
     path = place.study.checkpoints(place.row, place.seed)[0]
     if len(place.row.encoders) > 1:
-        _alignment(place, train, joined)  # from scratch its shape alone counts
-        path = joined / "aligned.safetensors"
+        _alignment(place, train, place.folder(joined))  # from scratch its shape alone counts
+        path = place.folder(joined) / "aligned.safetensors"
     scratch = place.row.kind == "scratch"
     lr = settings.scratch_lr if scratch else settings.finetune_lr
-    options = settings.labelled(place.seed, place.scratch, lr=lr, **budget)
+    options = settings.labelled(place.seed, out, lr=lr, **budget)
     config = FinetuneConfig(**options, from_="scratch" if scratch else "run")
     source = Source(path, load_model(path)[1])
     with launched(config) as fabric:
-        return finetune_trained(config, source, train, test, fabric, place.scratch / "finetuned.safetensors")[1]
+        return finetune_trained(config, source, train, test, fabric, out / FINETUNED)[1]
 
 
-def student(place: Place, alpha: float = DistillConfig.alpha) -> Floats:
+def student(place: Place) -> Floats:
     """A small network, taught by the aligned row."""
-    _alignment(place, place.parts[0], place.together)
-    options = place.study.settings.labelled(place.seed, place.scratch / "student", **DISTILL)
-    config = DistillConfig(
-        **options,
-        data=SETS[place.dataset].file(place.study.work),
-        split=SETS[place.dataset].splits[0],
-        teacher=(place.together / "aligned.safetensors",),
-        alpha=alpha,
-    )
-    return read_logits(distill(config).files["student"])[0]
+    _alignment(place, place.parts[0], place.folder("aligned"))
+    return _taught(place, place.folder("aligned") / "aligned.safetensors", DistillConfig.alpha)
 
 
 def student_alone(place: Place) -> Floats:
     """The same network, schedule and views, on labels alone."""
-    return student(place, alpha=0.0)
+    _alignment(place, place.parts[0], place.folder("aligned"))
+    return _taught(place, place.folder("aligned") / "aligned.safetensors", 0.0)
+
+
+def student_of_finetuned(place: Place) -> Floats:
+    """The same, taught by the row when it is fine-tuned."""
+    finetuned(place)
+    return _taught(place, place.folder("finetuned") / FINETUNED, DistillConfig.alpha)
+
+
+def _taught(place: Place, teacher: Path, alpha: float) -> Floats:
+    options = place.study.settings.labelled(place.seed, place.folder(place.column), **DISTILL)
+    data, split = SETS[place.dataset].file(place.study.work), SETS[place.dataset].splits[0]
+    config = DistillConfig(**options, data=data, split=split, teacher=(teacher,), alpha=alpha)
+    return read_logits(distill(config).files["student"])[0]
 
 
 MEASURES: dict[str, Callable[[Place], Floats]] = {
@@ -270,6 +287,7 @@ MEASURES: dict[str, Callable[[Place], Floats]] = {
     "robust": robust,
     "student": student,
     "student-alone": student_alone,
+    "student-of-finetuned": student_of_finetuned,
     "finetuned": finetuned,
     "scratch": finetuned,
     "shots": shots,
@@ -283,18 +301,30 @@ def measure(study: Study, column: str, row: Row, seed: int, dataset: str) -> str
     for name, fold in SETS[dataset].folds(study.store(dataset)).items():
         path = study.folder(column, dataset, name) / f"{row.key}-seed{seed}.json"
         if not path.exists():
-            scratch, together = (
-                study.work / "trained" / of / path.parent.name / path.stem for of in (column, "aligned")
+            place = Place(
+                study, row, seed, dataset, fold, column, study.work / "trained", f"{path.parent.name}/{path.stem}"
             )
-            _record(path, column, Place(study, row, seed, dataset, fold, scratch, together))
-        record = read_record(path)
-        if record["settings"] != study.settings.deciding(column, row):
-            raise ValueError(f"{path}: was measured with other settings; move it away, or choose another --work")
-        told.append(record["accuracy"])
+            _record(path, place)
+        told.append(check_settings(study, path, column, row)["accuracy"])
     return f"{column}, {row.name}, seed {seed}, {dataset}: {100 * float(np.mean(told)):.2f} %"
 
 
-def _record(path: Path, column: str, place: Place) -> None:
+def check_settings(study: Study, path: Path, column: str, row: Row) -> dict[str, Any]:
+    """A record.
+
+    Raises
+    ------
+    ValueError
+        If it was measured with other settings than the study's.
+    """
+    record: dict[str, Any] = read_record(path)
+    if record["settings"] != study.settings.deciding(column, row):
+        raise ValueError(f"{path}: was measured with other settings; move it away, or choose another --work")
+    return record
+
+
+def _record(path: Path, place: Place) -> None:
+    column = place.column
     logits = MEASURES[column](place)
     train, test = place.parts
     labels = test.labels.numpy()
@@ -312,12 +342,11 @@ def _record(path: Path, column: str, place: Place) -> None:
 
 def inner_accuracy(study: Study, column: str, row: Row, seed: int) -> dict[str, float]:
     """Accuracy of a column on the inner folds, mean over those of each set; test clips are not touched."""
-    found, trained = {}, study.work / "inner" / column / study.settings.whole_name
+    found, trained = {}, study.work / "inner" / study.settings.whole_name
     for dataset in PRETRAINED_ON:
         hits = []
         for name, fold in SETS[dataset].inner(study.store(dataset)).items():
-            scratch = trained / f"{dataset}-{name}-{row.key}-{seed}"
-            place = Place(study, row, seed, dataset, fold, scratch, scratch)
+            place = Place(study, row, seed, dataset, fold, column, trained, f"{dataset}-{name}-{row.key}-{seed}")
             logits = MEASURES[column](place)
             hits.append(scores_of(logits, place.parts[1].labels, place.classes).accuracy)
         found[dataset] = float(np.mean(hits))

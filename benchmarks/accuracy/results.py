@@ -23,7 +23,7 @@ from design import (
     Column,
     Row,
 )
-from measures import Study
+from measures import Study, check_settings
 from numpy.typing import NDArray
 
 from asma_fast.training.bootstrap import Interval, bootstrap_difference
@@ -39,6 +39,7 @@ TITLES = {
     "robust": "Under noise, linear, mean of eight kinds",
     "student": "Student: KL and cross-entropy",
     "student-alone": "Student: labels alone",
+    "student-of-finetuned": "Student of the fine-tuned teacher",
     "finetuned": "Fine-tuned",
     "shots": "5 shots",
     "transfer": "Transfer, 5 shots",
@@ -92,6 +93,20 @@ CLAIMS = (
 )
 # Beside them, without a target: the same with as many encoders, and what pretraining gives the parent.
 BESIDE = (
+    Claim(
+        "student of the fine-tuned teacher against itself on labels alone",
+        ("student-of-finetuned", ASMA),
+        ("student-alone", ASMA),
+        LARGE,
+        None,
+    ),
+    Claim(
+        "student of the fine-tuned teacher against that teacher",
+        ("student-of-finetuned", ASMA),
+        ("finetuned", ASMA),
+        LARGE,
+        None,
+    ),
     Claim("ASMa against PSTL ×2, fine-tuned", ("finetuned", ASMA), ("finetuned", PSTL2), LARGE, None),
     Claim("ASMa against PSTL ×2, 5 shots", ("shots", ASMA), ("shots", PSTL2), LARGE, None),
     Claim("PSTL ×1 against from scratch ×1, fine-tuned", ("finetuned", PSTL1), ("finetuned", SCRATCH1), LARGE, None),
@@ -117,6 +132,7 @@ def hits_of(
             path = study.folder(column, dataset, fold) / f"{row.key}-seed{seed}.json"
             if not path.exists():
                 return None
+            check_settings(study, path, column, row)
             arrays = read_arrays(path)
             right = (arrays["logits"].argmax(-1) == arrays["labels"]).reshape(-1, len(arrays["ids"])).mean(0)
             parts.append(right if kept is None else right[kept(arrays["ids"])])

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -22,7 +23,9 @@ from typing import Any
 
 import torch
 from design import (
+    ALIGN,
     COLUMNS,
+    FINETUNE,
     GRID,
     PSTL1,
     PSTL2,
@@ -109,7 +112,9 @@ def select(work: Path, jobs: int) -> Settings:
 def _inner_file(study: Study, column: str) -> Path:
     rates = {"aligned": "align_lr", "finetuned": "finetune_lr", "scratch": "scratch_lr"}
     rate = f"_{rates[column]}={getattr(study.settings, rates[column]):g}" if column in rates else ""
-    return study.work / "select" / f"{column}{rate}_{study.settings.name}.json"
+    budget = {"aligned": ALIGN, "finetuned": FINETUNE, "scratch": FINETUNE}.get(column)
+    told = f"_{zlib.crc32(json.dumps(budget).encode()):08x}" if budget else ""
+    return study.work / "select" / f"{column}{rate}{told}_{study.settings.name}.json"
 
 
 def _inner(study: Study, column: str) -> float:

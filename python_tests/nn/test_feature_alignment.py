@@ -258,6 +258,20 @@ def test_concatenated_encoders_give_what_each_gives() -> None:
     torch.testing.assert_close(model(clips(), some_view()), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_weights_follow_the_joints_of_a_view() -> None:
+    model = aligned("weighted").eval()
+    # Flipped and masked: position p reads one joint and plays another.
+    view = View(joints=torch.tensor([[2, 0, 5, 1]]).int(), nodes=torch.tensor([[3, 0, 6, 1]]).int())
+    clip = clips()
+    parts = [part.tokens(clip, view) for part in (model.first, model.second)]
+    averages = [part.mean(1) for part in parts]
+    for logits, part in zip(model.alignment.joint_logits, parts, strict=True):
+        weights = torch.softmax(10 * logits[:, view.nodes[0].long()], 1)
+        averages += [(weight[:, None] * part).sum(1) for weight in weights]
+    wanted = torch.cat(averages, 1) / (1 + model.alignment.standardise.eps) ** 0.5
+    torch.testing.assert_close(model(clip, view), wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_dropout_follows_the_seed_and_differs_between_the_encoders() -> None:
     twin = encoder(dropout=0.5)
     model = AlignedEncoders(twin, copy.deepcopy(twin), FeatureAlignment((10, 10), mode="concat"))
@@ -277,10 +291,11 @@ def test_an_aligned_classifier_is_a_module_like_any_other() -> None:
     assert torch.equal(other(clips(), some_view()), wanted)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_an_aligned_classifier_compiles(training: bool) -> None:
+@pytest.mark.parametrize(("mode", "training"), [("weighted", False), ("attention", True)])
+def test_an_aligned_classifier_compiles(mode: str, training: bool) -> None:
     small = [encoder((4, width), (1, 2), dropout=0.3) for width in (D1, D2)]
-    model = Classifier(AlignedEncoders(*small, alignment(dropout=0.3)), 5).train(training)
+    module = alignment(mode, dropout=0.3, joints=7)
+    model = Classifier(AlignedEncoders(*small, module), 5).train(training)
     batches = [
         (clips(6, 14), some_view(6, 4, 9, of_frames=14), torch.tensor(3), torch.arange(6)),
         (clips(4, 17), some_view(4, 5, 11, of_frames=17), torch.tensor(9), torch.arange(4) + 7),

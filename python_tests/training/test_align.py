@@ -70,7 +70,7 @@ def test_the_alignment_is_in_training_while_frozen_encoders_read_each_clip_once(
 
 
 def test_trainable_encoders_move(run, tmp_path):
-    result = align(config_of(run, tmp_path, freeze="none", epochs=1, lr=1e-3))
+    result = align(config_of(run, tmp_path, freeze="none", epochs=1, lr=1e-3, weight_decay=0.0))
     encoder = load_model(result.checkpoints["aligned"])[0].encoder
     for name, part in (("hl", encoder.first), ("lh", encoder.second)):
         assert not same(load_encoder(run / "run" / f"{name}.safetensors")[0].state_dict(), part.state_dict())
