@@ -87,6 +87,19 @@ void average(const float* map, std::int64_t places, std::int64_t channels, float
     for (std::int64_t c = 0; c < channels; ++c) to[c] = static_cast<float>(sums[c] / static_cast<double>(places));
 }
 
+// The largest magnitude's bits: 0 where all are zero, at least infinity's where one is not finite.
+std::uint32_t largest_bits(const float* numbers, std::int64_t count) {
+    std::uint32_t largest = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+        std::uint32_t bits = 0;
+        std::memcpy(&bits, numbers + i, sizeof bits);
+        largest = std::max(largest, bits & 0x7FFFFFFFU);
+    }
+    return largest;
+}
+
+constexpr std::uint32_t infinite = 0x7F800000U;
+
 }  // namespace
 
 // ---- the network ----
@@ -316,19 +329,6 @@ void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
     for (std::int64_t row = 0; row < rows; ++row)
         average(x + row * places * width, places, width, features + row * width, sums);
 }
-
-// The largest magnitude's bits: 0 where all are zero, at least infinity's where one is not finite.
-std::uint32_t largest_bits(const float* numbers, std::int64_t count) {
-    std::uint32_t largest = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-        std::uint32_t bits = 0;
-        std::memcpy(&bits, numbers + i, sizeof bits);
-        largest = std::max(largest, bits & 0x7FFFFFFFU);
-    }
-    return largest;
-}
-
-constexpr std::uint32_t infinite = 0x7F800000U;
 
 // Whether a frame of it is finite and not all zero; counts those that are not finite.
 bool Session::is_present(const float* body, std::int64_t frames) {
