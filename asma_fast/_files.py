@@ -54,6 +54,25 @@ def _take(path: Path, refusal: Callable[[str], Exception]) -> int:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write in place of ``path``: the old one stays until the new one is whole and on the disk.
+
+    A process that dies leaves at most a hidden ``.NAME.PID.tmp`` behind, which nothing reads.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes a rename in the folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

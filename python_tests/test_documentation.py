@@ -97,7 +97,8 @@ def test_equivalents_of_the_readme_are() -> None:
     assert len(EQUIVALENTS) == 8
 
 
-def test_programs_of_the_readme_run() -> None:
+def test_programs_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert len(PROGRAMS) >= 3
     names: dict[str, object] = {}
     for program in PROGRAMS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from asma_fast._files import replacing
 from asma_fast.data import Preprocessing
 from asma_fast.data.tensor_file import header
 from asma_fast.nn import STGCN, Classifier, TemporalConv
@@ -60,10 +60,9 @@ def write_model(
         "bodies": encoder.bodies,
         "blocks": [_block(block, f"blocks.{index}", tensors) for index, block in enumerate(encoder.blocks)],
     }
-    norm = encoder.input_norm
-    scale = _wide(norm.weight) / np.sqrt(_wide(norm.running_var) + norm.eps)
+    scale, shift = _affine(encoder.input_norm)
     _add(tensors, "input.scale", scale)
-    _add(tensors, "input.shift", _wide(norm.bias) - _wide(norm.running_mean) * scale)
+    _add(tensors, "input.shift", shift)
     _add(tensors, "head.weight", _wide(model.head.weight))
     _add(tensors, "head.bias", _wide(model.head.bias))
     description = {
@@ -110,7 +109,7 @@ def _add(tensors: Tensors, name: str, numbers: Wide) -> None:
 
 def _affine(norm: nn.Module) -> tuple[Wide, Wide]:
     """A batch-norm of running statistics, as scale and shift."""
-    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(norm, (nn.BatchNorm2d, InputNorm))
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = _wide(norm.weight) / np.sqrt(_wide(norm.running_var) + norm.eps)
@@ -173,13 +172,7 @@ def _recipe(recipe: Preprocessing, bodies: int, skeleton: Skeleton) -> dict[str,
 
 
 def _write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header({name: (array.dtype, array.shape) for name, array in tensors.items()}, metadata))
-            for array in tensors.values():
-                file.write(array.tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(header({name: (array.dtype, array.shape) for name, array in tensors.items()}, metadata))
+        for array in tensors.values():
+            file.write(array.tobytes())

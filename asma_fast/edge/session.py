@@ -26,9 +26,10 @@ class Prediction(NamedTuple):
 
 
 class Session:
-    """A network from a model file, with all memory that its runs need.
+    """A network from a model file, with the memory that its runs need.
 
-    A body that is absent from a whole clip costs nothing: what the network says of it is computed once for each length.
+    A body that is absent from a whole clip costs next to nothing: what the network says of it is computed once for each
+    length.
     A frame in which a body has a number that is not finite counts as one without that body (``missing`` counts them).
 
     Parameters
@@ -89,6 +90,7 @@ class Session:
         clips
             ``(N, M, T, V, C)`` float32: recorded frames, in the units and axes of the training data, or with
             ``preprocessed`` clips as the network reads them. A body that is absent from a frame is all zeros there.
+            Recordings are prepared and run one after the other, so that ``max_clips`` does not bound them.
 
         Raises
         ------

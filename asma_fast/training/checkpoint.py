@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from asma_fast._files import sync_folder
+from asma_fast._files import replacing
 
 _KEY = "asma_fast.checkpoint"
 VERSION = 1
@@ -20,25 +18,6 @@ VERSION = 1
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, has been altered, or belongs to another network or run."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write in place of ``path``: the old one stays until the new one is whole and on the disk.
-
-    A process that dies leaves at most a hidden ``.NAME.PID.tmp`` behind, which nothing reads.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

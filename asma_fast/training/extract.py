@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from asma_fast._files import replacing
 from asma_fast.nn import STGCN, AlignedEncoders
-from asma_fast.training.checkpoint import replacing
 from asma_fast.training.configs_measure import ExtractConfig
 from asma_fast.training.dataset import Clips
 from asma_fast.training.features import extract_features

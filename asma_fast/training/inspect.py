@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from asma_fast._files import replacing
 from asma_fast.data import Clip, Preprocessing, read_clip
 from asma_fast.data.summary import check, summarise
 from asma_fast.skeleton import Skeleton
-from asma_fast.training.checkpoint import replacing
 from asma_fast.training.configs import InspectConfig
 from asma_fast.training.dataset import open_store
 from asma_fast.training.pictures import clip_figure, png, sheet_figure

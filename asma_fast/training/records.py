@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import asma_fast
+from asma_fast._files import replacing
 from asma_fast.config import as_json
-from asma_fast.training.checkpoint import replacing, write_text
+from asma_fast.training.checkpoint import write_text
 from asma_fast.training.dataset import Clips
 
 FORMAT = "asma_fast.record"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from asma_fast.training.checkpoint import replacing
+from asma_fast._files import replacing
 from asma_fast.training.configs_measure import RobustConfig
 from asma_fast.training.dataset import Clips, open_data
 from asma_fast.training.frozen import Frozen, extractor, load_frozen

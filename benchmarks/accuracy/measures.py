@@ -25,12 +25,13 @@ from design import (
     Settings,
 )
 
+from asma_fast._files import replacing
 from asma_fast.config import as_json
 from asma_fast.data import Store
 from asma_fast.training import distill
 from asma_fast.training.align import pair_of
 from asma_fast.training.align import trained as align_trained
-from asma_fast.training.checkpoint import replacing, save_checkpoint
+from asma_fast.training.checkpoint import save_checkpoint
 from asma_fast.training.configs import ProbeConfig
 from asma_fast.training.configs_distill import DistillConfig
 from asma_fast.training.configs_measure import CONDITIONS
@@ -305,12 +306,12 @@ def measure(study: Study, column: str, row: Row, seed: int, dataset: str) -> str
                 study, row, seed, dataset, fold, column, study.work / "trained", f"{path.parent.name}/{path.stem}"
             )
             _record(path, place)
-        told.append(check_settings(study, path, column, row)["accuracy"])
+        told.append(checked_record(study, path, column, row)["accuracy"])
     return f"{column}, {row.name}, seed {seed}, {dataset}: {100 * float(np.mean(told)):.2f} %"
 
 
-def check_settings(study: Study, path: Path, column: str, row: Row) -> dict[str, Any]:
-    """A record.
+def checked_record(study: Study, path: Path, column: str, row: Row) -> dict[str, Any]:
+    """A record that was measured with the study's settings.
 
     Raises
     ------

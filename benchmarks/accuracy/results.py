@@ -23,7 +23,7 @@ from design import (
     Column,
     Row,
 )
-from measures import Study, check_settings
+from measures import Study, checked_record
 from numpy.typing import NDArray
 
 from asma_fast.training.bootstrap import Interval, bootstrap_difference
@@ -132,7 +132,7 @@ def hits_of(
             path = study.folder(column, dataset, fold) / f"{row.key}-seed{seed}.json"
             if not path.exists():
                 return None
-            check_settings(study, path, column, row)
+            checked_record(study, path, column, row)
             arrays = read_arrays(path)
             right = (arrays["logits"].argmax(-1) == arrays["labels"]).reshape(-1, len(arrays["ids"])).mean(0)
             parts.append(right if kept is None else right[kept(arrays["ids"])])

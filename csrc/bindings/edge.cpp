@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.hpp"
-#include "edge/network.hpp"
+#include "edge/session.hpp"
 
 namespace asma::bindings {
 namespace {
@@ -59,7 +59,6 @@ py::array_t<float> run_recording(Session& session, const py::array_t<float>& fra
 }  // namespace
 
 void bind_edge(py::module_& module) {
-    py::register_exception<edge::Error>(module, "EdgeError", PyExc_ValueError);
     py::class_<Network, std::shared_ptr<Network>>(module, "EdgeNetwork")
         .def(py::init(&make_network), py::arg("path"), py::arg("most_frames"), release_gil())
         .def_property_readonly("description", [](const Network& network) { return network.model().description; });

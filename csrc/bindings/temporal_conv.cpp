@@ -195,7 +195,7 @@ template <class Real> void weight_gradient(const Real* x, const Real* g, Real* w
     const ConvPlan plan = cpu::conv_plan(sizes, map);
     const std::int64_t pieces = sizes.groups * (plan.way == ConvWay::nested     ? cpu::winograd_points + 1
                                                 : plan.way == ConvWay::winograd ? cpu::winograd_points
-                                                                            : cpu::slabs(sizes.columns));
+                                                                                : cpu::slabs(sizes.columns));
     cpu::TemporalConvWeightParams<Real> p{};
     p.parts = std::clamp<std::int64_t>(weight_grad_items / std::max<std::int64_t>(1, pieces), 1,
                                        std::max<std::int64_t>(1, sizes.rows));
@@ -211,7 +211,7 @@ template <class Real> void weight_gradient(const Real* x, const Real* g, Real* w
                                        sizes.channels * std::min(cpu::slab_columns, sizes.columns);
     const auto kernel = plan.way == ConvWay::nested     ? kernels.nested_backward_weight
                         : plan.way == ConvWay::winograd ? kernels.winograd_backward_weight
-                                                    : kernels.temporal_conv_backward_weight;
+                                                        : kernels.temporal_conv_backward_weight;
     parallel_for(p.parts * pieces, piece_products / std::max<std::int64_t>(1, item_products),
                  [&](std::int64_t begin, std::int64_t end) {
                      Scratch<Real> memory(workspace);
@@ -222,7 +222,7 @@ template <class Real> void weight_gradient(const Real* x, const Real* g, Real* w
     const cpu::TemporalConvMergeParams<Real> merge{partial.data(), weight_grad, sizes, p.parts, plan.cut};
     const auto merge_kernel = plan.way == ConvWay::nested     ? kernels.nested_merge
                               : plan.way == ConvWay::winograd ? kernels.winograd_merge
-                                                          : kernels.temporal_conv_merge;
+                                                              : kernels.temporal_conv_merge;
     const std::int64_t sums = p.parts * plan.matrices * sizes.columns;
     parallel_for(sizes.groups * sizes.channels, piece_products / 8 / std::max<std::int64_t>(1, sums),
                  [&](std::int64_t begin, std::int64_t end) { merge_kernel(merge, begin, end); });

@@ -26,10 +26,8 @@ inline constexpr RuleName<CentreRule> centre_rules[] = {{"per-body", CentreRule:
                                                         {"box", CentreRule::box},
                                                         {"image", CentreRule::image},
                                                         {"none", CentreRule::none}};
-inline constexpr RuleName<ScaleRule> scale_rules[] = {{"none", ScaleRule::none},
-                                                      {"torso", ScaleRule::torso},
-                                                      {"box", ScaleRule::box},
-                                                      {"image", ScaleRule::image}};
+inline constexpr RuleName<ScaleRule> scale_rules[] = {
+    {"none", ScaleRule::none}, {"torso", ScaleRule::torso}, {"box", ScaleRule::box}, {"image", ScaleRule::image}};
 inline constexpr RuleName<RotateRule> rotate_rules[] = {{"none", RotateRule::none},
                                                         {"frame", RotateRule::frame},
                                                         {"clip", RotateRule::clip},

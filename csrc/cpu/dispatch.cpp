@@ -118,7 +118,9 @@ template <> const KernelTable<float>& kernels<float>(std::int64_t columns) {
     const InstructionSet& isa = current();
     return columns <= narrow_columns && isa.narrow ? *isa.narrow : isa.table;
 }
-template <> const KernelTable<double>& kernels<double>(std::int64_t) { return table_f64; }
+template <> const KernelTable<double>& kernels<double>(std::int64_t) {
+    return table_f64;
+}
 
 std::string instruction_set() { return current().name; }
 

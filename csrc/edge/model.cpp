@@ -7,7 +7,6 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
 namespace asma::edge {
 namespace {
@@ -148,7 +147,8 @@ public:
         if (found->second.shape != shape) {
             std::string wanted, came;
             for (const std::int64_t axis : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(axis);
-            for (const std::int64_t axis : found->second.shape) came += (came.empty() ? "" : ", ") + std::to_string(axis);
+            for (const std::int64_t axis : found->second.shape)
+                came += (came.empty() ? "" : ", ") + std::to_string(axis);
             refuse("tensor '" + name + "' must have shape (" + wanted + "), got (" + came + ")");
         }
         std::vector<float> numbers(found->second.count);
@@ -187,7 +187,8 @@ ConvLayer conv_of(const Json& told, Tensors& tensors, const std::string& name, s
     return conv;
 }
 
-Block block_of(const Json& told, Tensors& tensors, const std::string& name, std::int64_t joints, std::int64_t channels) {
+Block block_of(const Json& told, Tensors& tensors, const std::string& name, std::int64_t joints,
+               std::int64_t channels) {
     Block block;
     GraphLayer& graph = block.graph;
     graph.channels = channels;
@@ -253,8 +254,6 @@ Model model_of(const Json& told, Tensors& tensors) {
     return model;
 }
 
-}  // namespace
-
 Model parse_model(const std::uint8_t* bytes, std::size_t size) {
     if (size < 8 || size > largest_file)
         refuse("a model file must have from 8 bytes to 1 GiB, got " + std::to_string(size) + " bytes");
@@ -274,6 +273,8 @@ Model parse_model(const std::uint8_t* bytes, std::size_t size) {
         refuse(std::string("the model file's description is not valid: ") + error.what());
     }
 }
+
+}  // namespace
 
 Model load_model(const std::string& path) {
     std::ifstream file(path, std::ios::binary | std::ios::ate);

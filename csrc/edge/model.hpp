@@ -27,8 +27,8 @@
 namespace asma::edge {
 
 // What is wrong with a model file, or with what a session was given.
-struct Error : std::runtime_error {
-    using std::runtime_error::runtime_error;
+struct Error : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
 };
 
 struct GraphLayer {
@@ -76,7 +76,6 @@ struct Model {
 };
 
 // Throws Error for anything but a whole, sound model file.
-Model parse_model(const std::uint8_t* bytes, std::size_t size);
 Model load_model(const std::string& path);
 
 }  // namespace asma::edge

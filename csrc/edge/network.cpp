@@ -2,36 +2,18 @@
 
 #include <algorithm>
 #include <utility>
-#include <cstring>
 
-#include "core/parallel.hpp"
 #include "core/scratch.hpp"
 #include "cpu/dispatch.hpp"
-#include "cpu/graph_conv.hpp"
 
 namespace asma::edge {
 namespace {
 
-constexpr std::int64_t line = 16;                               // floats of a cache line: where each part begins
-constexpr std::int64_t largest_arena = std::int64_t{1} << 30;   // floats
-constexpr std::int64_t most_length = 1'000'000, most_bodies_at_once = 1'000'000;
-constexpr int most_threads = 256;
-constexpr std::int64_t graph_rows = 128;                        // joints × frames in work at a time
-constexpr std::int64_t quad = cpu::joint_padding<float>;
-// Of longer clips no other way is chosen, and no workspace is larger: a block of frames is far shorter.
-constexpr std::int64_t telling_frames = 1 << 13;
+constexpr std::int64_t most_length = 1'000'000;
 
-std::int64_t whole_lines(std::int64_t count) { return checked_sum(count, line - 1) / line * line; }
-
-std::int64_t graph_width(const GraphLayer& graph) { return (graph.channels + quad - 1) / quad * quad; }
-
-std::int64_t graph_block(std::int64_t frames, std::int64_t joints) {
-    return std::max<std::int64_t>(1, std::min(frames, graph_rows / joints));
-}
-
-std::vector<float> pack(const cpu::KernelTable<float>& kernels, ConvWay way, const float* weight, const cpu::TemporalConvSizes& sizes,
-                        const cpu::ConvPlan& plan, std::int64_t column_stride, std::int64_t channel_stride,
-                        std::int64_t tap_stride) {
+std::vector<float> pack(const cpu::KernelTable<float>& kernels, ConvWay way, const float* weight,
+                        const cpu::TemporalConvSizes& sizes, const cpu::ConvPlan& plan, std::int64_t column_stride,
+                        std::int64_t channel_stride, std::int64_t tap_stride) {
     cpu::TemporalConvPackParams<float> p{};
     p.packed_group = cpu::packed_weights(sizes, plan);
     std::vector<float> packed(static_cast<std::size_t>(checked_product({sizes.groups, p.packed_group})));
@@ -42,67 +24,7 @@ std::vector<float> pack(const cpu::KernelTable<float>& kernels, ConvWay way, con
     return packed;
 }
 
-// Numbers of a thread's workspace of a graph convolution; with memory, cuts it.
-std::int64_t lay_out(const GraphLayer& graph, std::int64_t joints, std::int64_t block, float* memory,
-                     cpu::GraphConvWorkspace<float>& work) {
-    std::int64_t used = 0;
-    const auto take = [&](float*& part, std::int64_t count) {
-        part = memory ? memory + used : nullptr;
-        used = checked_sum(used, whole_lines(count));
-    };
-    const std::int64_t width = graph_width(graph);
-    take(work.read, checked_product({block, joints, width}));
-    take(work.gathered, checked_product({block, joints, width, graph.parts}));
-    take(work.packed_frame, joints * cpu::packed_columns(width));
-    take(work.into.values, graph.parts * joints * joints);
-    take(work.entry_sums, joints * graph.parts);
-    take(work.columns, joints * (quad + 1) * quad);
-    return used;
-}
-
-std::int64_t lay_out_lists(const GraphLayer& graph, std::int64_t joints, std::int32_t* memory,
-                           cpu::GraphConvWorkspace<float>& work) {
-    std::int64_t used = 0;
-    const auto take = [&](std::int32_t*& part, std::int64_t count) {
-        part = memory ? memory + used : nullptr;
-        used += count;
-    };
-    take(work.into.starts, joints * graph.parts + 1);
-    take(work.into.others, graph.parts * joints * joints);
-    take(work.first_joints, joints);
-    take(work.next_joints, joints);
-    return used;
-}
-
-// The mean over frames and joints, channels last.
-void average(const float* map, std::int64_t places, std::int64_t channels, float* to, double* sums) {
-    constexpr std::int64_t stretch = 64;  // places whose sum float32 takes
-    std::fill(sums, sums + channels, 0.0);
-    for (std::int64_t begin = 0; begin < places; begin += stretch) {
-        std::fill(to, to + channels, 0.0F);
-        for (std::int64_t i = begin; i < std::min(places, begin + stretch); ++i)
-            for (std::int64_t c = 0; c < channels; ++c) to[c] += map[i * channels + c];
-        for (std::int64_t c = 0; c < channels; ++c) sums[c] += to[c];
-    }
-    for (std::int64_t c = 0; c < channels; ++c) to[c] = static_cast<float>(sums[c] / static_cast<double>(places));
-}
-
-// The largest magnitude's bits: 0 where all are zero, at least infinity's where one is not finite.
-std::uint32_t largest_bits(const float* numbers, std::int64_t count) {
-    std::uint32_t largest = 0;
-    for (std::int64_t i = 0; i < count; ++i) {
-        std::uint32_t bits = 0;
-        std::memcpy(&bits, numbers + i, sizeof bits);
-        largest = std::max(largest, bits & 0x7FFFFFFFU);
-    }
-    return largest;
-}
-
-constexpr std::uint32_t infinite = 0x7F800000U;
-
 }  // namespace
-
-// ---- the network ----
 
 PackedConv::PackedConv(const ConvLayer& layer, std::int64_t joints, std::int64_t most_frames)
     : layer_(layer), joints_(joints), kernels_(&cpu::kernels<float>(layer.columns / layer.groups)) {
@@ -111,7 +33,8 @@ PackedConv::PackedConv(const ConvLayer& layer, std::int64_t joints, std::int64_t
         const cpu::ConvPlan plan = cpu::conv_plan(shape, map());
         std::vector<float>& packed = packed_[static_cast<std::size_t>(plan.way)];
         if (packed.empty())
-            packed = pack(*kernels_, plan.way, layer_.weight.data(), shape, plan, shape.channels * layer_.taps, layer_.taps, 1);
+            packed = pack(*kernels_, plan.way, layer_.weight.data(), shape, plan, shape.channels * layer_.taps,
+                          layer_.taps, 1);
     }
     layer_.weight = {};
 }
@@ -126,7 +49,8 @@ cpu::TemporalConvSizes PackedConv::sizes(std::int64_t rows, std::int64_t frames)
 
 Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model)), most_frames_(most_frames) {
     if (most_frames < 1 || most_frames > most_length)
-        throw Error("max_frames must be from 1 to " + std::to_string(most_length) + ", got " + std::to_string(most_frames));
+        throw Error("max_frames must be from 1 to " + std::to_string(most_length) + ", got " +
+                    std::to_string(most_frames));
     if (model_.recipe) most_frames_ = most_frames = std::max(most_frames, model_.recipe->frames);
     features_ = model_.features();
     std::int64_t frames = most_frames;
@@ -138,8 +62,8 @@ Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model
         cpu::ConvPlan plan;
         plan.matrices = graph.parts;
         packed.kernels = &cpu::kernels<float>(graph.columns);
-        packed.packed_graph = pack(*packed.kernels, ConvWay::direct, graph.weight.data(), shape, plan, graph.channels, 1,
-                                   graph.columns * graph.channels);
+        packed.packed_graph = pack(*packed.kernels, ConvWay::direct, graph.weight.data(), shape, plan, graph.channels,
+                                   1, graph.columns * graph.channels);
         graph.weight = {};
         packed.residual = block.residual;
         packed.convs.emplace_back(block.conv, model_.joints, frames);
@@ -151,7 +75,8 @@ Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model
             for (std::int64_t k = 0; k < parts; ++k) {
                 packed.entry_starts.push_back(static_cast<std::int32_t>(packed.entry_others.size()));
                 for (std::int64_t source = 0; source < joints; ++source) {
-                    const float entry = graph.adjacency[static_cast<std::size_t>((k * joints + source) * joints + target)];
+                    const float entry =
+                        graph.adjacency[static_cast<std::size_t>((k * joints + source) * joints + target)];
                     if (entry == 0) continue;
                     packed.entry_others.push_back(static_cast<std::int32_t>(source));
                     packed.entry_values.push_back(entry);
@@ -160,267 +85,6 @@ Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model
         packed.entry_starts.push_back(static_cast<std::int32_t>(packed.entry_others.size()));
     }
     model_.blocks = {};
-}
-
-// ---- a session ----
-
-std::int64_t rows_of(const Network& network, std::int64_t clips, std::int64_t bodies) {
-    for (const auto& [name, value] : {std::pair{"max_clips", clips}, std::pair{"max_bodies", bodies}})
-        if (value < 1) throw Error(std::string(name) + " must be at least 1, got " + std::to_string(value));
-    if (network.model().recipe) bodies = std::max(bodies, network.model().recipe->bodies);
-    if (bodies > most_bodies_at_once || clips > most_bodies_at_once / bodies)
-        throw Error("a session takes at most " + std::to_string(most_bodies_at_once) + " bodies at once, got " +
-                    std::to_string(clips) + " clips of " + std::to_string(bodies));
-    return clips * bodies;
-}
-
-// One call at a time.
-class Session::Turn {
-public:
-    explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
-        if (busy_.exchange(true, std::memory_order_acquire))
-            throw Error("a session runs one call at a time: give each thread its own; sessions share their weights");
-    }
-    ~Turn() { busy_.store(false, std::memory_order_release); }
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-
-private:
-    std::atomic<bool>& busy_;
-};
-
-Session::Session(std::shared_ptr<const Network> network, std::int64_t most_rows, int threads)
-    : network_(std::move(network)), most_rows_(most_rows), threads_(threads) {
-    if (threads < 1 || threads > most_threads)
-        throw Error("threads must be from 1 to " + std::to_string(most_threads) + ", got " + std::to_string(threads));
-    const Model& model = network_->model();
-    const std::int64_t joints = model.joints, most = network_->most_frames();
-    // More rows never make a workspace smaller; cuts of less than four rows are finer than that of four.
-    const std::int64_t cut_rows = std::max<std::int64_t>(4, most_rows);
-    std::int64_t map = 0, frames = most;
-    cpu::GraphConvWorkspace<float> measured{};
-    for (const PackedBlock& block : network_->blocks()) {
-        const auto measure = [&](const PackedConv& conv, std::int64_t longest) {
-            for (std::int64_t length = 1; length <= std::min(longest, telling_frames); ++length) {
-                const cpu::TemporalConvSizes sizes = conv.sizes(cut_rows, length);
-                const cpu::ConvCut cut = cpu::conv_cut(sizes, cpu::conv_plan(sizes, conv.map()), false);
-                workspace_ = std::max(workspace_, cut.workspace);
-            }
-            return conv.layer().frames(longest);
-        };
-        map = std::max(map, checked_product({most_rows, frames, joints, block.graph.columns}));
-        workspace_ = std::max(workspace_, lay_out(block.graph, joints, graph_block(frames, joints), nullptr, measured));
-        lists_a_thread_ = std::max(lists_a_thread_, lay_out_lists(block.graph, joints, nullptr, measured));
-        for (const PackedConv& conv : block.shortcut) measure(conv, frames);
-        for (const PackedConv& conv : block.convs) frames = measure(conv, frames);
-    }
-    workspace_ = whole_lines(workspace_);
-    const std::int64_t clip = checked_product({most, joints, model.channels}), width = network_->features();
-    std::int64_t total = line;
-    const auto reserve = [&](std::int64_t count) {
-        const std::int64_t at = total;
-        total = checked_sum(total, whole_lines(count));
-        return at;
-    };
-    const std::int64_t clips_at = reserve(checked_product({most_rows, clip}));
-    std::int64_t maps_at[4];
-    for (std::int64_t& at : maps_at) at = reserve(map);
-    const std::int64_t features_at = reserve(checked_product({most_rows, width}));
-    const std::int64_t pooled_at = reserve(3 * width + 2), empty_at = reserve(checked_product({most, width}));
-    const std::int64_t workspaces_at = reserve(checked_product({threads, workspace_}));
-    if (total > largest_arena)
-        throw Error("the session would need " + std::to_string(total / (std::int64_t{1} << 18)) +
-                    " MiB of working memory; ask for fewer or shorter clips");
-    arena_.resize(static_cast<std::size_t>(total));
-    lists_.resize(static_cast<std::size_t>(checked_product({threads, lists_a_thread_})));
-    known_empty_.resize(static_cast<std::size_t>(most));
-    present_.resize(static_cast<std::size_t>(most_rows));
-    const auto misaligned = reinterpret_cast<std::uintptr_t>(arena_.data()) % (line * sizeof(float)) / sizeof(float);
-    float* const first = arena_.data() + (misaligned ? line - static_cast<std::int64_t>(misaligned) : 0) - line;
-    const auto at = [&](std::int64_t place) { return first + place; };
-    clips_ = at(clips_at), features_ = at(features_at), pooled_ = at(pooled_at), empty_ = at(empty_at);
-    for (int i = 0; i < 4; ++i) maps_[i] = at(maps_at[i]);
-    workspaces_ = at(workspaces_at);
-}
-
-// body(begin, end, thread) over all items, a stretch a thread.
-template <class Body> void Session::share_out(std::int64_t items, Body&& body) {
-    const std::int64_t pieces = std::min<std::int64_t>(threads_, items);
-    if (pieces <= 1) return body(std::int64_t{0}, items, std::int64_t{0});
-    parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) body(items * i / pieces, items * (i + 1) / pieces, i);
-    });
-}
-
-void Session::convolve_graph(const PackedBlock& block, bool first, std::int64_t rows, std::int64_t frames,
-                             const float* x, float* out) {
-    const GraphLayer& graph = block.graph;
-    const Model& model = network_->model();
-    cpu::GraphConvParams<float> p{};
-    p.x = x;
-    p.joints = p.graph = model.joints, p.frames = frames, p.rows = rows, p.bodies = 1;
-    p.channels = graph.channels, p.width = graph_width(graph), p.parts = graph.parts, p.out_channels = graph.columns;
-    p.x_channel = 1, p.x_joint = graph.channels, p.x_frame = p.joints * p.x_joint, p.x_clip = frames * p.x_frame;
-    p.block = graph_block(frames, p.joints);
-    if (first) p.scale = model.input_scale.data(), p.shift = model.input_shift.data();
-    p.adjacency = graph.adjacency.data();
-    p.adjacency_part = p.joints * p.joints, p.adjacency_source = p.joints, p.adjacency_target = 1;
-    p.whole_into = {const_cast<std::int32_t*>(block.entry_starts.data()),
-                    const_cast<std::int32_t*>(block.entry_others.data()), const_cast<float*>(block.entry_values.data())};
-    p.joint_bias = graph.bias.data(), p.relu = true;
-    p.packed = block.packed_graph.data(), p.out = out;
-    const auto kernel = block.kernels->graph_conv;
-    share_out(rows * ((frames + p.block - 1) / p.block), [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-        cpu::GraphConvParams<float> mine = p;
-        lay_out(graph, p.joints, p.block, workspaces_ + thread * workspace_, mine.work);
-        lay_out_lists(graph, p.joints, lists_.data() + thread * lists_a_thread_, mine.work);
-        kernel(mine, begin, end);
-    });
-}
-
-void Session::convolve(const PackedConv& conv, std::int64_t rows, std::int64_t frames, const float* x,
-                       const float* residual, bool relu, float* out) {
-    const cpu::TemporalConvSizes sizes = conv.sizes(rows, frames);
-    const cpu::ConvPlan plan = cpu::conv_plan(sizes, conv.map());
-    const cpu::ConvCut cut = cpu::conv_cut(sizes, plan, false);
-    cpu::TemporalConvParams<float> p{};
-    p.x = x, p.packed = conv.weights(plan.way), p.bias = conv.layer().bias.data(), p.out = out;
-    p.sizes = sizes, p.map = plan.map, p.cut = plan.cut;
-    p.packed_group = cpu::packed_weights(sizes, plan);
-    p.block_frames = cut.block_frames, p.together = cut.together;
-    p.store.residual = residual, p.store.relu = relu;
-    const auto kernel = cpu::conv_kernel(conv.kernels(), plan.way);
-    share_out(cut.items, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-        cpu::TemporalConvParams<float> mine = p;
-        mine.workspace = workspaces_ + thread * workspace_;
-        kernel(mine, begin, end);
-    });
-}
-
-// Features (rows, D) of the first rows of clips_.
-void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
-    const std::int64_t joints = network_->model().joints;
-    const float* x = clips_;
-    float *out = maps_[0], *spare = maps_[1];
-    bool first = true;
-    for (const PackedBlock& block : network_->blocks()) {
-        float *hidden = maps_[2], *beside = maps_[3];
-        convolve_graph(block, first, rows, frames, x, hidden);
-        const float* residual = block.residual == Residual::identity ? x : nullptr;
-        std::int64_t length = frames;
-        if (block.convs.size() > 1) {  // the shortcut takes the hidden map's place, once it is read
-            convolve(block.convs[0], rows, frames, hidden, nullptr, true, beside);
-            length = block.convs[0].layer().frames(frames);
-            std::swap(hidden, beside);
-        }
-        if (!block.shortcut.empty()) {
-            convolve(block.shortcut[0], rows, frames, x, nullptr, false, beside);
-            residual = beside;
-        }
-        const PackedConv& last = block.convs.back();
-        convolve(last, rows, length, hidden, residual, true, out);
-        frames = last.layer().frames(length);
-        x = out;
-        std::swap(out, spare);
-        first = false;
-    }
-    const std::int64_t width = network_->features(), places = frames * joints;
-    auto* const sums = reinterpret_cast<double*>(pooled_ + width + width % 2);
-    for (std::int64_t row = 0; row < rows; ++row)
-        average(x + row * places * width, places, width, features + row * width, sums);
-}
-
-// Whether a frame of it is finite and not all zero; counts those that are not finite.
-bool Session::is_present(const float* body, std::int64_t frames) {
-    const std::int64_t frame = network_->model().joints * network_->model().channels;
-    bool present = false;
-    for (std::int64_t t = 0; t < frames; ++t) {
-        const std::uint32_t bits = largest_bits(body + t * frame, frame);
-        missing_ += bits >= infinite;
-        present = present || (bits != 0 && bits < infinite);
-    }
-    return present;
-}
-
-// Copies its frames; one with a number that is not finite becomes empty.
-void Session::take_body(const float* body, std::int64_t frames, float* to) const {
-    const std::int64_t frame = network_->model().joints * network_->model().channels;
-    for (std::int64_t t = 0; t < frames; ++t, body += frame, to += frame) {
-        if (largest_bits(body, frame) >= infinite)
-            std::fill(to, to + frame, 0.0F);
-        else
-            std::memcpy(to, body, static_cast<std::size_t>(frame) * sizeof(float));
-    }
-}
-
-// Features of a body that is not there, computed once for each length. Overwrites the first clip.
-const float* Session::empty_body(std::int64_t frames) {
-    float* const found = empty_ + (frames - 1) * network_->features();
-    if (!known_empty_[static_cast<std::size_t>(frames - 1)]) {
-        std::fill(clips_, clips_ + frames * network_->model().joints * network_->model().channels, 0.0F);
-        forward(1, frames, found);
-        known_empty_[static_cast<std::size_t>(frames - 1)] = 1;
-    }
-    return found;
-}
-
-void Session::run(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits) {
-    const Turn turn(busy_);
-    run_prepared(clips, count, bodies, frames, logits);
-}
-
-void Session::run_recording(const ClipView& recording, float* logits) {
-    const Turn turn(busy_);
-    const PreparedClip clip = prepare(network_->model(), recording, network_->most_frames(), most_rows_);
-    run_prepared(clip.numbers.data(), 1, clip.bodies, clip.frames, logits);
-    missing_ += clip.missing;
-}
-
-void Session::run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames,
-                           float* logits) {
-    const Model& model = network_->model();
-    const std::int64_t width = network_->features();
-    if (count < 0 || bodies < 1) throw Error("clips must have at least one body");
-    if (frames < 1 || frames > network_->most_frames())
-        throw Error("clips must have from 1 to " + std::to_string(network_->most_frames()) +
-                    " frames, as the session was made for, got " + std::to_string(frames));
-    if (count > most_rows_ / bodies)
-        throw Error("the session was made for " + std::to_string(most_rows_) + " bodies at once, got " +
-                    std::to_string(count) + " clips of " + std::to_string(bodies));
-    const std::int64_t body = frames * model.joints * model.channels;
-    std::int64_t rows = 0;
-    for (std::int64_t i = 0; i < count * bodies; ++i) {
-        present_[static_cast<std::size_t>(i)] = is_present(clips + i * body, frames);
-        rows += present_[static_cast<std::size_t>(i)];
-    }
-    // First, for it is computed where the clips will be.
-    const float* const empty = rows < count * bodies ? empty_body(frames) : nullptr;
-    float* to = clips_;
-    for (std::int64_t i = 0; i < count * bodies; ++i)
-        if (present_[static_cast<std::size_t>(i)]) take_body(clips + i * body, frames, to), to += body;
-    if (rows > 0) forward(rows, frames, features_);
-
-    const float* feature = features_;
-    for (std::int64_t n = 0; n < count; ++n) {
-        std::fill(pooled_, pooled_ + width, 0.0F);
-        std::int64_t averaged = 0;
-        for (std::int64_t m = 0; m < bodies; ++m) {
-            const bool here = present_[static_cast<std::size_t>(n * bodies + m)];
-            const float* const one = here ? feature : empty;
-            if (here) feature += width;
-            if (!here && model.present_bodies) continue;
-            ++averaged;
-            for (std::int64_t c = 0; c < width; ++c) pooled_[c] += one[c];
-        }
-        if (averaged == 0) averaged = 1, std::memcpy(pooled_, empty, static_cast<std::size_t>(width) * sizeof(float));
-        for (std::int64_t c = 0; c < width; ++c) pooled_[c] /= static_cast<float>(averaged);
-        for (std::int64_t k = 0; k < network_->classes(); ++k) {
-            const float* const weight = model.head_weight.data() + k * width;
-            float sum = model.head_bias[static_cast<std::size_t>(k)];
-            for (std::int64_t c = 0; c < width; ++c) sum += weight[c] * pooled_[c];
-            logits[n * network_->classes() + k] = sum;
-        }
-    }
 }
 
 }  // namespace asma::edge

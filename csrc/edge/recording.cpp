@@ -31,16 +31,14 @@ std::int64_t take_finite(const ClipView& from, std::vector<float>& to) {
 
 PreparedClip prepare(const Model& model, const ClipView& recording, std::int64_t most_frames,
                      std::int64_t most_bodies) {
-    if (!model.recipe)
-        throw Error("the model tells of no preprocessing: it reads clips that are preprocessed already");
+    if (!model.recipe) throw Error("the model tells of no preprocessing: it reads clips that are preprocessed already");
     if (recording.bodies < 1 || recording.frames < 1 || recording.joints != model.joints ||
         recording.channels != model.channels)
         throw Error("a recording must have shape (M, T, " + std::to_string(model.joints) + ", " +
                     std::to_string(model.channels) + "), with a body and a frame at least");
     const Recipe& recipe = *model.recipe;
     const std::int64_t joint = recording.channels, frame = recording.joints * joint;
-    std::vector<float> finite(
-        static_cast<std::size_t>(checked_product({recording.bodies, recording.frames, frame})));
+    std::vector<float> finite(static_cast<std::size_t>(checked_product({recording.bodies, recording.frames, frame})));
     PreparedClip clip{};
     clip.missing = take_finite(recording, finite);
     ClipView view = recording;

@@ -77,6 +77,13 @@ def test_trainable_encoders_move(run, tmp_path):
     assert result.records["aligned"]["protocol"] == "align, weighted, encoders trained"
 
 
+@pytest.mark.parametrize("options", [{"freeze": "none"}, {"optimiser": "adam"}])
+def test_a_penalty_for_frozen_encoders_is_not_taken_elsewhere(options):
+    with pytest.raises(ValueError, match="weight_decay 1 is for a module over frozen encoders by adamw"):
+        AlignConfig(**options)
+    assert AlignConfig(**options, weight_decay=1e-4).weight_decay == 1e-4
+
+
 def test_it_tells_classes_apart_and_its_record_holds_what_it_measured(run, whole, tmp_path):
     result = align(config_of(run, tmp_path, epochs=60, lr=3e-2))
     assert result.scores["aligned"].accuracy > 0.55  # chance is a third
