@@ -23,9 +23,11 @@ ASMA_DECLARE_ISA(avx512)
 ASMA_DECLARE_ISA(neon)
 #endif
 #undef ASMA_DECLARED_REAL
+#if !defined(ASMA_EDGE_ONLY)
 #define ASMA_DECLARED_REAL double
 ASMA_DECLARE_ISA(generic_f64)
 #undef ASMA_DECLARED_REAL
+#endif
 
 namespace {
 
@@ -75,9 +77,11 @@ const InstructionSet instruction_sets[] = {
 #endif
 };
 
+#if !defined(ASMA_EDGE_ONLY)
 #define ASMA_TAKEN_ISA generic_f64
 const KernelTable<double> table_f64 = {ASMA_CPU_KERNELS(ASMA_TAKE_KERNEL)};
 #undef ASMA_TAKEN_ISA
+#endif
 
 const InstructionSet& find(const std::string& name) {
     for (const InstructionSet& isa : instruction_sets)
@@ -112,17 +116,22 @@ const InstructionSet& current() {
 }  // namespace
 
 template <> const KernelTable<float>& kernels<float>() { return current().table; }
-template <> const KernelTable<double>& kernels<double>() { return table_f64; }
 
 template <> const KernelTable<float>& kernels<float>(std::int64_t columns) {
     const InstructionSet& isa = current();
     return columns <= narrow_columns && isa.narrow ? *isa.narrow : isa.table;
 }
+
+#if !defined(ASMA_EDGE_ONLY)
+template <> const KernelTable<double>& kernels<double>() {
+    return table_f64;
+}
 template <> const KernelTable<double>& kernels<double>(std::int64_t) {
     return table_f64;
 }
+#endif
 
-std::string instruction_set() { return current().name; }
+const char* instruction_set() { return current().name; }
 
 std::vector<std::string> available_instruction_sets() {
     std::vector<std::string> names;

@@ -21,7 +21,7 @@ template <class Real> const KernelTable<Real>& kernels(std::int64_t columns);
 template <> const KernelTable<float>& kernels<float>(std::int64_t columns);
 template <> const KernelTable<double>& kernels<double>(std::int64_t columns);
 
-std::string instruction_set();
+const char* instruction_set();
 std::vector<std::string> available_instruction_sets();  // best last
 void set_instruction_set(const std::string& name);       // std::invalid_argument if this CPU or build lacks it
 

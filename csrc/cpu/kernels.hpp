@@ -12,30 +12,38 @@
 #include "cpu/motion.hpp"
 #include "cpu/temporal_conv.hpp"
 
+// What edge inference needs.
+#define ASMA_INFERENCE_KERNELS(KERNEL)                 \
+    KERNEL(graph_conv, GraphConvParams)                \
+    KERNEL(nested_conv, TemporalConvParams)            \
+    KERNEL(nested_pack, TemporalConvPackParams)        \
+    KERNEL(temporal_conv, TemporalConvParams)          \
+    KERNEL(temporal_conv_pack, TemporalConvPackParams) \
+    KERNEL(winograd_conv, TemporalConvParams)          \
+    KERNEL(winograd_pack, TemporalConvPackParams)
+
+#if defined(ASMA_EDGE_ONLY)
+#define ASMA_CPU_KERNELS(KERNEL) ASMA_INFERENCE_KERNELS(KERNEL)
+#else
 #define ASMA_CPU_KERNELS(KERNEL)                                    \
+    ASMA_INFERENCE_KERNELS(KERNEL)                                  \
     KERNEL(add_sums_grad, AddSumsGradParams)                        \
     KERNEL(block_output, BlockOutputParams)                         \
     KERNEL(block_output_backward, BlockOutputBackwardParams)        \
     KERNEL(dropout, DropoutParams)                                  \
     KERNEL(gather_view, GatherViewParams)                           \
     KERNEL(gather_view_backward, GatherViewBackwardParams)          \
-    KERNEL(graph_conv, GraphConvParams)                             \
     KERNEL(graph_conv_backward, GraphConvBackwardParams)            \
     KERNEL(moments, MomentsParams)                                  \
     KERNEL(motion, MotionParams)                                    \
     KERNEL(nested_backward_weight, TemporalConvWeightParams)        \
-    KERNEL(nested_conv, TemporalConvParams)                         \
     KERNEL(nested_merge, TemporalConvMergeParams)                   \
-    KERNEL(nested_pack, TemporalConvPackParams)                     \
-    KERNEL(temporal_conv, TemporalConvParams)                       \
     KERNEL(temporal_conv_backward_bias, TemporalConvBiasParams)     \
     KERNEL(temporal_conv_backward_weight, TemporalConvWeightParams) \
     KERNEL(temporal_conv_merge, TemporalConvMergeParams)            \
-    KERNEL(temporal_conv_pack, TemporalConvPackParams)              \
     KERNEL(winograd_backward_weight, TemporalConvWeightParams)      \
-    KERNEL(winograd_conv, TemporalConvParams)                       \
-    KERNEL(winograd_merge, TemporalConvMergeParams)                 \
-    KERNEL(winograd_pack, TemporalConvPackParams)
+    KERNEL(winograd_merge, TemporalConvMergeParams)
+#endif
 
 namespace asma::cpu {
 

@@ -1,0 +1,73 @@
+/* Trained networks of asma_fast in programs without Python.
+ *
+ *     asma_edge_model *model = asma_edge_load("student.safetensors", 300, error, sizeof error);
+ *     asma_edge_session *session = asma_edge_open(model, 1, 2, 1, error, sizeof error);
+ *     asma_edge_classify(session, recording, 2, 80, probabilities, error, sizeof error);
+ *
+ * A function that can fail returns NULL, or a number other than 0, and then writes a sentence to `error`: at most
+ * `error_size` bytes, a zero at their end; NULL where none is wanted. Neither a damaged file nor a wrong argument ends
+ * the program, as long as an array is as long as is told below.
+ *
+ * Arrays are float32, dense, in C order. A body that is absent from a frame is all zeros there; one that has a number
+ * that is not finite counts as absent. A model may be shared by threads; a session runs one call at a time. */
+#ifndef ASMA_EDGE_H
+#define ASMA_EDGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define ASMA_EDGE_API __attribute__((visibility("default")))
+#else
+#define ASMA_EDGE_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct asma_edge_model asma_edge_model;
+typedef struct asma_edge_session asma_edge_session;
+
+/* That of the library that runs, as "1.2.3". */
+ASMA_EDGE_API const char* asma_edge_version(void);
+/* Whose kernels run: "generic", "avx2", "avx512" or "neon"; the best of this processor, or what the environment's
+ * ASMA_ISA asks for. NULL where it asks for one that is not here. */
+ASMA_EDGE_API const char* asma_edge_instruction_set(void);
+
+/* Loads a model file, written by asma_fast.edge.export, for clips of at most `max_frames` frames. */
+ASMA_EDGE_API asma_edge_model* asma_edge_load(const char* path, int64_t max_frames, char* error, size_t error_size);
+/* Sessions keep what they need of it. NULL is let pass. */
+ASMA_EDGE_API void asma_edge_free(asma_edge_model* model);
+
+ASMA_EDGE_API int64_t asma_edge_joints(const asma_edge_model* model);
+/* Numbers of a joint: coordinates, then scores. */
+ASMA_EDGE_API int64_t asma_edge_channels(const asma_edge_model* model);
+ASMA_EDGE_API int64_t asma_edge_classes(const asma_edge_model* model);
+/* UTF-8, as long as the model lives; NULL where there is no such class. */
+ASMA_EDGE_API const char* asma_edge_class_name(const asma_edge_model* model, int64_t index);
+/* 1 where the file tells how recordings are prepared; 0: the network reads clips that are prepared already. */
+ASMA_EDGE_API int asma_edge_takes_recordings(const asma_edge_model* model);
+
+/* Takes all memory that runs of `max_clips` clips of `max_bodies` bodies need, and no thread beside the caller's at 1
+ * of `threads`. Results do not depend on their number. */
+ASMA_EDGE_API asma_edge_session* asma_edge_open(const asma_edge_model* model, int64_t max_clips, int64_t max_bodies,
+                                                int threads, char* error, size_t error_size);
+/* NULL is let pass. */
+ASMA_EDGE_API void asma_edge_close(asma_edge_session* session);
+
+/* Prepared clips (clips, bodies, frames, joints, channels) to logits (clips, classes). Allocates nothing. */
+ASMA_EDGE_API int asma_edge_run(asma_edge_session* session, const float* prepared, int64_t clips, int64_t bodies,
+                                int64_t frames, float* logits, char* error, size_t error_size);
+/* One recording (bodies, frames, joints, channels), in the units and axes of the training data, to the probabilities
+ * of its classes. */
+ASMA_EDGE_API int asma_edge_classify(asma_edge_session* session, const float* recording, int64_t bodies, int64_t frames,
+                                     float* probabilities, char* error, size_t error_size);
+/* Bodies of frames that had a number that is not finite, since the session was opened. */
+ASMA_EDGE_API int64_t asma_edge_missing(const asma_edge_session* session);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,141 @@
+// asma_edge.h, in terms of sessions.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "core/scratch.hpp"
+#include "cpu/dispatch.hpp"
+#include "edge/asma_edge.h"
+#include "edge/session.hpp"
+
+struct asma_edge_model {
+    std::shared_ptr<const asma::edge::Network> network;
+};
+
+struct asma_edge_session {
+    asma::edge::Session session;
+};
+
+namespace {
+
+using asma::edge::Error;
+
+void tell(const char* what, char* error, std::size_t size) {
+    if (!error || size == 0) return;
+    const std::size_t length = std::min(size - 1, std::strlen(what));
+    std::memcpy(error, what, length);
+    error[length] = 0;
+}
+
+// What `work` gives; where it throws, `failed`, the sentence told. Nothing is thrown into a program in C.
+template <class Result, class Work> Result guarded(Result failed, char* error, std::size_t size, Work&& work) {
+    try {
+        return work();
+    } catch (const std::bad_alloc&) {
+        tell("there is not enough memory", error, size);
+    } catch (const std::exception& thrown) {
+        tell(thrown.what(), error, size);
+    }
+    return failed;
+}
+
+void given(const void* pointer, const char* name) {
+    if (!pointer) throw Error(std::string(name) + " must not be NULL");
+}
+
+void to_probabilities(float* logits, std::int64_t count) {
+    const float largest = *std::max_element(logits, logits + count);
+    double sum = 0;
+    for (std::int64_t k = 0; k < count; ++k) sum += logits[k] = std::exp(logits[k] - largest);
+    for (std::int64_t k = 0; k < count; ++k) logits[k] = static_cast<float>(logits[k] / sum);
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* asma_edge_version(void) {
+    return ASMA_VERSION;
+}
+
+const char* asma_edge_instruction_set(void) {
+    return guarded<const char*>(nullptr, nullptr, 0, [] { return asma::cpu::instruction_set(); });
+}
+
+asma_edge_model* asma_edge_load(const char* path, int64_t max_frames, char* error, size_t error_size) {
+    return guarded<asma_edge_model*>(nullptr, error, error_size, [&] {
+        given(path, "path");
+        return new asma_edge_model{std::make_shared<asma::edge::Network>(asma::edge::load_model(path), max_frames)};
+    });
+}
+
+void asma_edge_free(asma_edge_model* model) {
+    delete model;
+}
+
+int64_t asma_edge_joints(const asma_edge_model* model) {
+    return model->network->model().joints;
+}
+int64_t asma_edge_channels(const asma_edge_model* model) {
+    return model->network->model().channels;
+}
+int64_t asma_edge_classes(const asma_edge_model* model) {
+    return model->network->classes();
+}
+
+const char* asma_edge_class_name(const asma_edge_model* model, int64_t index) {
+    if (index < 0 || index >= model->network->classes()) return nullptr;
+    return model->network->model().classes[static_cast<std::size_t>(index)].c_str();
+}
+
+int asma_edge_takes_recordings(const asma_edge_model* model) {
+    return model->network->model().recipe ? 1 : 0;
+}
+
+asma_edge_session* asma_edge_open(const asma_edge_model* model, int64_t max_clips, int64_t max_bodies, int threads,
+                                  char* error, size_t error_size) {
+    return guarded<asma_edge_session*>(nullptr, error, error_size, [&] {
+        given(model, "model");
+        const std::int64_t rows = asma::edge::rows_of(*model->network, max_clips, max_bodies);
+        return new asma_edge_session{{model->network, rows, threads}};
+    });
+}
+
+void asma_edge_close(asma_edge_session* session) {
+    delete session;
+}
+
+int asma_edge_run(asma_edge_session* session, const float* prepared, int64_t clips, int64_t bodies, int64_t frames,
+                  float* logits, char* error, size_t error_size) {
+    return guarded(1, error, error_size, [&] {
+        given(session, "session"), given(prepared, "prepared"), given(logits, "logits");
+        session->session.run(prepared, clips, bodies, frames, logits);
+        return 0;
+    });
+}
+
+int asma_edge_classify(asma_edge_session* session, const float* recording, int64_t bodies, int64_t frames,
+                       float* probabilities, char* error, size_t error_size) {
+    return guarded(1, error, error_size, [&] {
+        given(session, "session"), given(recording, "recording"), given(probabilities, "probabilities");
+        asma::edge::Session& opened = session->session;
+        const asma::edge::Model& model = opened.network().model();
+        asma::ClipView view;
+        view.data = recording;
+        view.bodies = bodies, view.frames = frames, view.joints = model.joints, view.channels = model.channels;
+        view.channel_stride = 1, view.joint_stride = model.channels;
+        view.frame_stride = model.joints * model.channels;
+        view.body_stride = asma::checked_product({frames, view.frame_stride});
+        opened.run_recording(view, probabilities);
+        to_probabilities(probabilities, opened.network().classes());
+        return 0;
+    });
+}
+
+int64_t asma_edge_missing(const asma_edge_session* session) {
+    return session->session.missing();
+}
+
+}  // extern "C"

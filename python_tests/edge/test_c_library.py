@@ -1,0 +1,269 @@
+"""The C library, its program and its example, built as a user builds them: here, and for aarch64 under qemu."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from edge.networks import clips, file_of, logits_of, network
+from ops.contract import assert_within_budget, instruction_set, instruction_sets
+
+from asma_fast import Skeleton, __version__
+from asma_fast.data import Preprocessing
+from asma_fast.edge import Session
+
+SOURCE = Path(__file__).resolve().parents[2]
+CROSS = "aarch64-linux-gnu-"
+MOST_BYTES = 600_000  # of the stripped library for aarch64
+KINDS = {
+    "plain": {},
+    "separable": {"separable": True, "taps": 3, "bodies": "present"},
+    "wide": {"channels": (32, 64, 64, 96), "strides": (1, 1, 1, 2), "taps": 9},
+}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """Where the library was installed, how its programs are started, and which instruction sets they have."""
+
+    prefix: Path
+    example: Path
+    emulator: tuple[str, ...]
+    instruction_sets: tuple[str, ...]
+
+    def run(self, program: Path, *words: object, isa: str = "", refused: bool = False) -> str:
+        """What the program prints; of one that must refuse, its message."""
+        environment = {**os.environ, "ASMA_ISA": isa}
+        done = subprocess.run(
+            [*self.emulator, str(program), *map(str, words)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode != 0) == refused, done.stderr
+        return done.stderr.strip() if refused else done.stdout
+
+    def program(self, *words: object, isa: str = "", refused: bool = False) -> str:
+        return self.run(self.prefix / "bin/asma-edge", *words, isa=isa, refused=refused)
+
+
+def build(source: Path, folder: Path, *options: str, install: bool = False) -> None:
+    """Configures and builds with CMake."""
+    commands = [["cmake", "-S", str(source), "-B", str(folder), *options], ["cmake", "--build", str(folder), "-j", "2"]]
+    if install:
+        commands.append(["cmake", "--install", str(folder)])
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.fixture(scope="module", params=["here", "aarch64"])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    emulator: tuple[str, ...] = ()
+    cross: tuple[str, ...] = ()
+    sets: Sequence[str] = instruction_sets()
+    if request.param == "aarch64":
+        for tool, package in ((f"{CROSS}g++", "g++-aarch64-linux-gnu"), ("qemu-aarch64", "qemu-user")):
+            if shutil.which(tool) is None:
+                pytest.skip(f"{tool} is not here; Debian's package {package} has it")
+        emulator = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+        cross = (
+            "-DCMAKE_SYSTEM_NAME=Linux",
+            "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+            f"-DCMAKE_CXX_COMPILER={CROSS}g++",
+            f"-DCMAKE_C_COMPILER={CROSS}gcc",
+        )
+        sets = ("generic", "neon")
+    folder = tmp_path_factory.mktemp(f"c_library_{request.param}")
+    prefix, example = folder / "installed", folder / "example"
+    options = ("-DASMA_EDGE_ONLY=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib")
+    python = f"-DPython_EXECUTABLE={sys.executable}"
+    build(SOURCE, folder / "build", *options, python, *cross, install=True)
+    package = prefix / "lib/cmake/asma_edge"
+    build(SOURCE / "csrc/edge/example", example, f"-Dasma_edge_DIR={package}", *cross)
+    return Installed(prefix, example, emulator, tuple(sets))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_program_says_what_a_session_says(kind, library, tmp_path):
+    model = network(**KINDS[kind])
+    given = clips(3, 2, 50)
+    given[1, 0] = 0
+    given[2, 1, 3, 2, 0] = np.nan
+    path, numbers = file_of(tmp_path, model), tmp_path / "clips.f32"
+    given.tofile(numbers)
+    heard = given.copy()
+    heard[2, 1, 3] = 0
+    exact, reference = (logits_of(model, heard, dtype) for dtype in (torch.float64, torch.float32))
+    for isa in library.instruction_sets:
+        for threads in (1, 2):
+            lines = library.program("run", path, numbers, "-m", 2, "-t", 50, "-j", threads, isa=isa).splitlines()
+            logits = np.array([line.split() for line in lines], np.float32)
+            assert_within_budget(logits, exact, reference, what=f"logits by {isa}", times=4)
+            if not library.emulator:
+                with instruction_set(isa):
+                    wanted = Session(path, max_clips=3).run(given, preprocessed=True)
+                np.testing.assert_array_equal(logits, wanted)
+
+
+def test_the_example_and_the_program_name_the_class_of_a_recording(library, tmp_path):
+    skeleton = Skeleton.named("ntu-rgb+d")
+    names = ["sit down", "wäve", "throw", "drink"]
+    model = network(skeleton)
+    path = file_of(tmp_path, model, preprocessing=Preprocessing.named("small"), bodies=2, class_names=names)
+    recording, numbers = clips(1, 2, 71, 25)[0], tmp_path / "recording.f32"
+    recording[1, 5:9] = np.inf
+    recording.tofile(numbers)
+    wanted = Session(path).classify(recording, top=3)
+    for example in ("classify", "classify_static"):
+        name, chance = library.run(library.example / example, path, numbers, 2).rsplit(maxsplit=1)
+        assert name == wanted[0].name
+        assert float(chance) == pytest.approx(wanted[0].probability, abs=2e-3)
+    told = [line.split(" %  ") for line in library.program("classify", path, numbers, "-m", 2, "-k", 3).splitlines()]
+    assert [name for _, name in told] == [one.name for one in wanted]
+    assert [float(share) for share, _ in told] == pytest.approx([100 * one.probability for one in wanted], abs=0.1)
+
+
+def test_the_program_tells_of_a_model_and_its_times(library, tmp_path):
+    path = file_of(tmp_path, network(), class_names=list("abcd"))
+    told = library.program("info", path).splitlines()
+    assert told[0].startswith(f"asma-edge {__version__}, instruction set ")
+    assert told[1:] == ["7 joints of 3 numbers; takes prepared clips only", *"abcd"]
+    told = library.program("bench", path, "-n", 3, "-t", 9, "-m", 1, isa="generic").splitlines()
+    assert told[0] == "generic, 1 threads, 1 bodies x 9 frames, 3 runs"
+    assert told[1].startswith("p50 ")
+
+
+def test_the_program_refuses_with_a_sentence(library, tmp_path):
+    path, numbers, empty = file_of(tmp_path, network()), tmp_path / "clips.f32", tmp_path / "empty"
+    clips(1, 1, 5).tofile(numbers)
+    empty.touch()
+    for words, message in (
+        (("run", path, numbers, "-t", 4), "clips.f32: must hold a multiple of 336 bytes, got 420"),
+        (("run", path, empty), "empty: cannot be read, or is empty"),
+        (("run", path, tmp_path / "no"), "no: cannot be read, or is empty"),
+        (("run", path), "run needs a MODEL and a FILE"),
+        (("run", path, numbers, "-t", 0), "-t must be a number from 1 to 1000000, got 0"),
+        (("run", path, numbers, "-j", "two"), "-j must be a number from 1 to 256, got two"),
+        (("run", path, numbers, "more"), "one argument too many: more"),
+        (("classify", path, numbers), "the model tells of no preprocessing"),
+        (("bench", numbers), "clips.f32: the model file's header should have"),
+        (("info", tmp_path / "no"), "no: cannot be opened"),
+        (("sing",), "no verb sing"),
+        (("bench",), "bench needs a MODEL"),
+    ):
+        assert message in library.program(*words, refused=True)
+    assert "instruction set must be one of" in library.program("bench", path, isa="mmx", refused=True)
+    assert "usage: asma-edge" in library.program("-h")
+
+
+def test_the_library_is_small_and_shows_its_header_alone(library, tmp_path):
+    shared = (library.prefix / "lib/libasma_edge.so").resolve()
+    tools = CROSS if library.emulator else ""
+    shown = subprocess.run(
+        [f"{tools}nm", "-D", "--defined-only", str(shared)], capture_output=True, text=True, check=True
+    ).stdout
+    names = {line.split()[-1] for line in shown.splitlines()}
+    header = (library.prefix / "include/asma_edge.h").read_text()
+    assert {name for name in names if name + "(" not in header} == set()
+    assert len(names) == header.count("\nASMA_EDGE_API ")
+    if library.emulator:
+        subprocess.run([f"{tools}strip", "-o", str(tmp_path / "stripped"), str(shared)], check=True)
+        assert (tmp_path / "stripped").stat().st_size <= MOST_BYTES
+
+
+class Calls:
+    """The library's functions by ctypes, as a program in C calls them."""
+
+    def __init__(self, library: Installed) -> None:
+        self.native = ctypes.CDLL(str(library.prefix / "lib/libasma_edge.so"))
+        self.native.asma_edge_load.restype = self.native.asma_edge_open.restype = ctypes.c_void_p
+        self.native.asma_edge_class_name.restype = ctypes.c_char_p
+        self.native.asma_edge_missing.restype = ctypes.c_int64
+        self.error = ctypes.create_string_buffer(256)
+
+    def load(self, path: Path | None, most_frames: int = 50) -> ctypes.c_void_p:
+        name = None if path is None else str(path).encode()
+        return ctypes.c_void_p(self.native.asma_edge_load(name, ctypes.c_int64(most_frames), self.error, 256))
+
+    def open(self, model: ctypes.c_void_p, *sizes: int, threads: int = 1) -> ctypes.c_void_p:
+        return ctypes.c_void_p(
+            self.native.asma_edge_open(model, *map(ctypes.c_int64, sizes), ctypes.c_int(threads), self.error, 256)
+        )
+
+    def run(self, session: ctypes.c_void_p, given: np.ndarray | None, *sizes: int, logits: np.ndarray | None) -> int:
+        pointers = [None if array is None else array.ctypes.data_as(ctypes.c_void_p) for array in (given, logits)]
+        return int(
+            self.native.asma_edge_run(session, pointers[0], *map(ctypes.c_int64, sizes), pointers[1], self.error, 256)
+        )
+
+    def said(self) -> str:
+        told = self.error.value.decode()
+        self.error.value = b""
+        return told
+
+
+@pytest.mark.parametrize("library", ["here"], indirect=True)
+def test_wrong_calls_are_told_and_change_nothing(library, tmp_path):
+    calls, model_file = Calls(library), file_of(tmp_path, network())
+    assert not calls.load(None)
+    assert calls.said() == "path must not be NULL"
+    assert not calls.load(tmp_path / "no")
+    assert "no: cannot be opened" in calls.said()
+    assert not calls.load(model_file, 0)
+    assert calls.said() == "max_frames must be from 1 to 1000000, got 0"
+    model = calls.load(model_file)
+    assert model
+    assert calls.native.asma_edge_class_name(model, ctypes.c_int64(0)) == b"0"
+    assert calls.native.asma_edge_class_name(model, ctypes.c_int64(4)) is None
+    assert calls.native.asma_edge_class_name(model, ctypes.c_int64(-1)) is None
+    assert not calls.open(ctypes.c_void_p(), 1, 1)
+    assert calls.said() == "model must not be NULL"
+    assert not calls.open(model, 0, 1)
+    assert calls.said() == "max_clips must be at least 1, got 0"
+    assert not calls.open(model, 1, 1, threads=0)
+    assert calls.said() == "threads must be from 1 to 256, got 0"
+    session = calls.open(model, 2, 1)
+    calls.native.asma_edge_free(model)  # the session keeps what it needs
+    given, logits = clips(2, 1, 50), np.full((2, 4), 7, np.float32)
+    most = 2**62
+    for arrays, sizes, message in (
+        ((None, logits), (2, 1, 50), "prepared must not be NULL"),
+        ((given, None), (2, 1, 50), "logits must not be NULL"),
+        ((given, logits), (3, 1, 50), "the session was made for 2 bodies at once, got 3 clips of 1"),
+        ((given, logits), (most, most, 50), "the session was made for 2 bodies at once"),
+        ((given, logits), (-1, 1, 50), "clips must have at least one body"),
+        ((given, logits), (1, 1, 51), "clips must have from 1 to 50 frames, as the session was made for, got 51"),
+        ((given, logits), (1, 1, most), "clips must have from 1 to 50 frames"),
+    ):
+        assert calls.run(session, arrays[0], *sizes, logits=arrays[1]) == 1
+        assert message in calls.said()
+    assert calls.run(ctypes.c_void_p(), given, 2, 1, 50, logits=logits) == 1
+    assert calls.said() == "session must not be NULL"
+    assert (logits == 7).all()
+    pointer = given.ctypes.data_as(ctypes.c_void_p)
+    for sizes in ((1, 50), (most, most), (0, 0)):
+        sizes_c = map(ctypes.c_int64, sizes)
+        assert calls.native.asma_edge_classify(session, pointer, *sizes_c, pointer, calls.error, 256) == 1
+        assert calls.said()
+    # A message that is longer than there is room for is cut; none is asked for.
+    assert calls.native.asma_edge_run(session, None, *map(ctypes.c_int64, (2, 1, 50)), None, calls.error, 9) == 1
+    assert calls.said() == "prepared"
+    assert calls.native.asma_edge_run(session, None, *map(ctypes.c_int64, (2, 1, 50)), None, None, 256) == 1
+    given[1, 0, 3, 0, 0] = np.nan
+    assert calls.run(session, given, 2, 1, 50, logits=logits) == 0
+    assert calls.native.asma_edge_missing(session) == 1
+    np.testing.assert_array_equal(logits, Session(model_file, max_clips=2).run(given, preprocessed=True))
+    calls.native.asma_edge_close(session)
+    calls.native.asma_edge_close(None)
+    calls.native.asma_edge_free(None)
