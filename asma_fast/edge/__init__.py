@@ -8,12 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asma_fast.edge.session import EdgeError, Prediction, Session
+from asma_fast.edge._errors import EdgeError
+from asma_fast.edge.session import Prediction, Session
+from asma_fast.edge.stream import StreamResult, WindowStream
 
 if TYPE_CHECKING:
     from asma_fast.data import Preprocessing
 
-__all__ = ["EdgeError", "Prediction", "Session", "export"]
+__all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "export"]
 
 
 def export(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast._backends import native
-
-
-class EdgeError(ValueError):
-    """What is wrong with a model file, or with what a session was given."""
+from asma_fast.edge._errors import EdgeError, told
+from asma_fast.edge.stream import WindowStream
 
 
 class Prediction(NamedTuple):
@@ -69,12 +65,14 @@ class Session:
         max_frames: int = 300,
     ) -> None:
         module = native()
-        with _told():
+        with told():
             self._network: Any = (
                 path._network if isinstance(path, Session) else module.EdgeNetwork(str(path), max_frames)
             )
             self._session = module.EdgeSession(self._network, max_clips, max_bodies, threads)
             self.description: dict[str, Any] = json.loads(self._network.description)
+        recipe = self.description["preprocessing"]
+        self._max_bodies = max(max_bodies, recipe["bodies"] if recipe else 0)
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
 
     @property
@@ -101,7 +99,7 @@ class Session:
             If the clips are not float32.
         """
         given = self._checked(clips, 5, "clips must have shape (N, M, T, V, C)")
-        with _told():
+        with told():
             if preprocessed or not len(given):
                 logits: NDArray[np.float32] = self._session.run(np.require(given, requirements=("C", "A")))
                 return logits
@@ -125,6 +123,75 @@ class Session:
         best = np.argsort(-chances, kind="stable")[:top]
         return [Prediction(self.classes[index], float(chances[index])) for index in best]
 
+    def stream(
+        self,
+        *,
+        seconds: float = 2.0,
+        hop: int = 5,
+        least_seconds: float | None = None,
+        rate: float = 30.0,
+        max_rate: float = 240.0,
+        gap: float = 0.5,
+        smoothing: float = 0.5,
+        unknown_below: float = 0.3,
+        hysteresis: float = 0.1,
+    ) -> WindowStream:
+        """A stream that classifies the last seconds of a camera, with this session's memory.
+
+        The defaults are ours, not a paper's: choose ``seconds`` as long as the actions of the training clips.
+
+        Parameters
+        ----------
+        seconds
+            Of the window.
+        hop
+            Frames from one answer to the next.
+        least_seconds
+            Since the stream began, before its first answer; None: ``seconds``.
+        rate
+            Frames a second, where frames come without times.
+        max_rate
+            Frames a second for which memory is taken.
+        gap
+            Seconds without a frame, after which the stream begins anew.
+        smoothing
+            Share that the probabilities before have in those of now, under 1.
+        unknown_below
+            A class that is less likely is not named.
+        hysteresis
+            By how much another class must be likelier than the one that is named, to be named instead.
+
+        Raises
+        ------
+        EdgeError
+            If a setting is out of range, or the model tells of no preprocessing.
+
+        Examples
+        --------
+        Of a session for NTU's 25 joints::
+
+            with session.stream(seconds=2, hop=10) as stream:
+                for frame, time in camera:  # (M, 25, 3) float32, seconds
+                    if (result := stream.push(frame, time)) is not None:
+                        print(result.name, result.probability)
+        """
+        return WindowStream(
+            self._session,
+            self.classes,
+            {
+                "seconds": seconds,
+                "least_seconds": seconds if least_seconds is None else least_seconds,
+                "hop": hop,
+                "bodies": self._max_bodies,
+                "rate": rate,
+                "max_rate": max_rate,
+                "gap": gap,
+                "smoothing": smoothing,
+                "unknown_below": unknown_below,
+                "hysteresis": hysteresis,
+            },
+        )
+
     @staticmethod
     def _checked(clips: NDArray[np.float32], rank: int, wanted: str) -> NDArray[np.float32]:
         if not isinstance(clips, np.ndarray) or clips.dtype != np.float32:
@@ -132,12 +199,3 @@ class Session:
         if clips.ndim != rank:
             raise EdgeError(f"{wanted}, got {clips.shape}")
         return clips
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What native code refuses, as an error of this module."""
-    try:
-        yield
-    except (ValueError, RecursionError) as error:
-        raise EdgeError(str(error)) from None

@@ -3,21 +3,22 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.hpp"
-#include "edge/session.hpp"
+#include "edge/stream.hpp"
 
 namespace asma::bindings {
 namespace {
 
 using edge::Network;
 using edge::Session;
+using edge::WindowStream;
 
 std::shared_ptr<Network> make_network(const std::string& path, std::int64_t most_frames) {
     return std::make_shared<Network>(edge::load_model(path), most_frames);
 }
 
-std::unique_ptr<Session> make_session(const std::shared_ptr<Network>& network, std::int64_t most_clips,
+std::shared_ptr<Session> make_session(const std::shared_ptr<Network>& network, std::int64_t most_clips,
                                       std::int64_t most_bodies, int threads) {
-    return std::make_unique<Session>(network, edge::rows_of(*network, most_clips, most_bodies), threads);
+    return std::make_shared<Session>(network, edge::rows_of(*network, most_clips, most_bodies), threads);
 }
 
 using Clips = py::array_t<float, py::array::c_style>;
@@ -56,18 +57,68 @@ py::array_t<float> run_recording(Session& session, const py::array_t<float>& fra
     return logits;
 }
 
+std::unique_ptr<WindowStream> make_stream(const std::shared_ptr<Session>& session, double seconds, double least_seconds,
+                                          std::int64_t hop, std::int64_t bodies, double rate, double max_rate,
+                                          double gap, double smoothing, double unknown_below, double hysteresis) {
+    edge::StreamSettings settings{seconds, least_seconds, hop, bodies, rate, max_rate, gap, {}};
+    settings.decision = {smoothing, unknown_below, hysteresis};
+    return std::make_unique<WindowStream>(session, settings);
+}
+
+// A frame (M, V, C), dense; a time, ids (M) or neither.
+bool push(WindowStream& stream, const Clips& frame, const std::optional<double>& time,
+          const std::optional<std::vector<std::int64_t>>& ids) {
+    const edge::Model& model = stream.model();
+    if (frame.ndim() != 3 || frame.shape(1) != model.joints || frame.shape(2) != model.channels)
+        throw edge::Error("a frame must have shape (M, " + std::to_string(model.joints) + ", " +
+                          std::to_string(model.channels) + ")");
+    const std::int64_t bodies = frame.shape(0);
+    if (ids && static_cast<std::int64_t>(ids->size()) != bodies)
+        throw edge::Error("a frame must have an id for each of its " + std::to_string(bodies) + " bodies, got " +
+                          std::to_string(ids->size()));
+    const float* const from = frame.data();
+    py::gil_scoped_release unlocked;
+    return stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr);
+}
+
+py::array_t<float> window_of(const WindowStream& stream) {
+    const edge::Model& model = stream.model();
+    py::array_t<float> window({stream.settings().bodies, stream.frames(), model.joints, model.channels});
+    stream.copy_window(window.mutable_data());
+    return window;
+}
+
+py::array_t<float> copied(const std::vector<float>& numbers) {
+    return py::array_t<float>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+}
+
 }  // namespace
 
 void bind_edge(py::module_& module) {
     py::class_<Network, std::shared_ptr<Network>>(module, "EdgeNetwork")
         .def(py::init(&make_network), py::arg("path"), py::arg("most_frames"), release_gil())
         .def_property_readonly("description", [](const Network& network) { return network.model().description; });
-    py::class_<Session>(module, "EdgeSession")
+    py::class_<Session, std::shared_ptr<Session>>(module, "EdgeSession")
         .def(py::init(&make_session), py::arg("network"), py::arg("most_clips"), py::arg("most_bodies"),
              py::arg("threads"), release_gil())
         .def_property_readonly("missing", &Session::missing)
         .def("run", &run, py::arg("clips").noconvert())
         .def("run_recording", &run_recording, py::arg("frames").noconvert());
+    py::class_<WindowStream>(module, "EdgeWindowStream")
+        .def(py::init(&make_stream), py::arg("session"), py::kw_only(), py::arg("seconds"), py::arg("least_seconds"),
+             py::arg("hop"), py::arg("bodies"), py::arg("rate"), py::arg("max_rate"), py::arg("gap"),
+             py::arg("smoothing"), py::arg("unknown_below"), py::arg("hysteresis"))
+        .def("push", &push, py::arg("frame").noconvert(), py::arg("time"), py::arg("ids"))
+        .def("reset", &WindowStream::reset)
+        .def_property_readonly("named", [](const WindowStream& stream) { return stream.decision().named(); })
+        .def_property_readonly("probabilities",
+                               [](const WindowStream& stream) { return copied(stream.decision().probabilities()); })
+        .def_property_readonly("logits", [](const WindowStream& stream) { return copied(stream.logits()); })
+        .def_property_readonly("time", &WindowStream::time)
+        .def_property_readonly("frames", &WindowStream::frames)
+        .def_property_readonly("missing", &WindowStream::missing)
+        .def_property_readonly("restarts", &WindowStream::restarts)
+        .def_property_readonly("window", &window_of);
 }
 
 }  // namespace asma::bindings
