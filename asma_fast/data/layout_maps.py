@@ -43,6 +43,27 @@ _MEDIAPIPE_AS_15: _Names = {
     "left foot": ("left heel", "left foot index"),
     "right foot": ("right heel", "right foot index"),
 }
+_MEDIAPIPE_HIPS = ("left hip", "right hip")
+_MEDIAPIPE_SHOULDERS = ("left shoulder", "right shoulder")
+_MEDIAPIPE_LIMBS: _Names = {
+    "head": ("left ear", "right ear"),
+    **{f"{side} hand": (f"{side} wrist", f"{side} pinky", f"{side} index") for side in ("left", "right")},
+    **{f"{side} foot": (f"{side} foot index",) for side in ("left", "right")},
+}
+_MEDIAPIPE_AS_V1: _Names = {
+    **_MEDIAPIPE_LIMBS,
+    "hip centre": _MEDIAPIPE_HIPS,
+    "spine": _MEDIAPIPE_SHOULDERS + _MEDIAPIPE_HIPS,
+    "shoulder centre": _MEDIAPIPE_SHOULDERS,
+}
+_MEDIAPIPE_AS_V2: _Names = {
+    **_MEDIAPIPE_LIMBS,
+    "spine base": _MEDIAPIPE_HIPS,
+    "spine mid": _MEDIAPIPE_SHOULDERS + _MEDIAPIPE_HIPS,
+    "spine shoulder": _MEDIAPIPE_SHOULDERS,
+    "neck": (*_MEDIAPIPE_SHOULDERS, "left ear", "right ear"),
+    **{f"{side} hand tip": (f"{side} pinky", f"{side} index") for side in ("left", "right")},
+}
 _FIFTEEN = ("common-15", "sbu")
 _KINECT_V1 = ("kinect-v1", "utd-mhad")
 _KINECT_V2 = ("ntu-rgb+d", "ntu-rgb+d-pyskl")
@@ -59,6 +80,8 @@ _MAPS: dict[tuple[str, str], _Names] = {
     **{(old, new): _KINECT_V2_AS_15 for old in _KINECT_V2 for new in _FIFTEEN},
     **{(old, new): _KINECT_V1_AS_15 for old in _KINECT_V1 for new in _FIFTEEN},
     **{("mediapipe", new): _MEDIAPIPE_AS_15 for new in _FIFTEEN},
+    **{("mediapipe", new): _MEDIAPIPE_AS_V1 for new in _KINECT_V1},
+    **{("mediapipe", new): _MEDIAPIPE_AS_V2 for new in _KINECT_V2},
     ("openpose", "coco"): {},
     ("coco", "openpose"): {"neck": ("left shoulder", "right shoulder")},
 }
@@ -113,7 +136,7 @@ def layout_map(source: Skeleton, target: Skeleton) -> LayoutMap:
     if names is None or source != _own(source) or target != _own(target):
         known = ", ".join(layouts_from(source.name)) or "none"
         differ = source.dimensions != target.dimensions
-        why = f" ({source.dimensions} dimensions do not become {target.dimensions})" if differ else ""
+        why = f" ({source.dimensions}-D joints do not become {target.dimensions}-D ones)" if differ else ""
         raise ValueError(f"no map leads from layout {source.name} to {target.name}{why}; from {source.name}: {known}")
     joints = tuple(tuple(source.joints.index(old) for old in names.get(name, (name,))) for name in target.joints)
     unit = 1.0 if source.units == target.units else _METRES[source.units] / _METRES[target.units]

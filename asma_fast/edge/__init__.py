@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asma_fast.edge._errors import EdgeError
+from asma_fast.edge.adaptation import adapt
 from asma_fast.edge.session import Prediction, Session
 from asma_fast.edge.stream import StreamResult, WindowStream
 
 if TYPE_CHECKING:
     from asma_fast.data import Preprocessing
 
-__all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "export"]
+__all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "adapt", "export"]
 
 
 def export(

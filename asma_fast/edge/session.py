@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from asma_fast._backends import native
 from asma_fast.edge._errors import EdgeError, told
 from asma_fast.edge.stream import WindowStream
+from asma_fast.skeleton import Skeleton
 
 
 class Prediction(NamedTuple):
@@ -42,6 +43,8 @@ class Session:
     ----------
     classes : tuple of str
         Names, in the order of the logits.
+    skeleton : Skeleton
+        The joints that it reads, in their order.
     description : dict
         What the file says of the network: skeleton, preprocessing, layers.
 
@@ -71,6 +74,7 @@ class Session:
             )
             self._session = module.EdgeSession(self._network, max_clips, max_bodies, threads)
             self.description: dict[str, Any] = json.loads(self._network.description)
+        self.skeleton = self._skeleton(path)
         recipe = self.description["preprocessing"]
         self._max_bodies = max(max_bodies, recipe["bodies"] if recipe else 0)
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
@@ -191,6 +195,16 @@ class Session:
                 "hysteresis": hysteresis,
             },
         )
+
+    def _skeleton(self, path: object) -> Skeleton:
+        try:
+            skeleton = Skeleton(**self.description["skeleton"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EdgeError(f"{path}: its skeleton is none: {error}") from None
+        joints = self.description["network"]["joints"]
+        if len(skeleton) != joints:
+            raise EdgeError(f"{path}: its skeleton must have the network's {joints} joints, got {len(skeleton)}")
+        return skeleton
 
     @staticmethod
     def _checked(clips: NDArray[np.float32], rank: int, wanted: str) -> NDArray[np.float32]:

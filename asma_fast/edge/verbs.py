@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from asma_fast.data import Preprocessing, fill_missing, read_clip
 from asma_fast.data.layout_maps import layout_map
-from asma_fast.edge import EdgeError, Prediction, Session, export
+from asma_fast.edge import Prediction, Session, export
 from asma_fast.edge.configs import ClassifyConfig, ExportConfig
 from asma_fast.skeleton import Skeleton
 
@@ -94,10 +94,6 @@ def classify(config: ClassifyConfig) -> Classified:
     clip = fill_missing(clip, source)
     frames: NDArray[np.float32] = clip.frames
     session = Session(config.model, threads=config.threads, max_bodies=frames.shape[0], max_frames=frames.shape[1])
-    try:
-        target = Skeleton(**session.description["skeleton"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise EdgeError(f"{config.model}: its skeleton is none: {error}") from None
-    if target != source:
-        frames = layout_map(source, target)(frames)
+    if session.skeleton != source:
+        frames = layout_map(source, session.skeleton)(frames)
     return Classified(clip.name or config.path.stem, tuple(session.classify(frames, config.top)))

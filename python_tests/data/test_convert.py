@@ -650,8 +650,8 @@ def test_units_turns_and_virtual_joints() -> None:
     ("old", "new", "message"),
     [
         ("common-15", "kinect-v1", "from common-15: sbu"),
-        ("coco", "common-15", "2 dimensions do not become 3"),
-        ("mediapipe", "coco", "3 dimensions do not become 2"),
+        ("coco", "common-15", "2-D joints do not become 3-D ones"),
+        ("mediapipe", "coco", "3-D joints do not become 2-D ones"),
         ("ntu-rgb+d", "unheard-of", "layout must be one of"),
     ],
 )
