@@ -222,8 +222,24 @@ def _export(config: Any) -> int:
 def _classify(config: Any) -> int:
     from asma_fast.edge.verbs import classify
 
+    if config.follow:
+        return _follow(config)
     found = classify(config)
     print(found.json_line() if config.format == "json" else found)
+    return 0
+
+
+def _follow(config: Any) -> int:
+    from asma_fast.edge.follow import Follower
+
+    follower = Follower(config)
+    try:
+        for answer in follower.answers(sys.stdin):
+            print(answer, flush=True)
+    except KeyboardInterrupt:  # how a camera's stream ends
+        pass
+    finally:
+        print(follower.statistics(), file=sys.stderr)
     return 0
 
 

@@ -21,7 +21,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """Classification of one recording."""
+    """Classification of one recording, or of a live stream."""
 
     path: Path | None = option(None, "raw file of one recording", positional=True)
     dataset: str = option("ntu", "data set whose files are like it, named as for prepare")
@@ -29,8 +29,16 @@ class ClassifyConfig:
     top: int = option(5, "classes to tell")
     format: Literal["table", "json"] = option("table", "lines for people, or one JSON object")
     threads: int = option(1, "threads that share the work")
+    follow: bool = option(
+        False, 'read frames from standard input, a JSON object a line: {"joints": (M, V, C), "time": …, "ids": […]}'
+    )
+    source: str | None = option(None, "follow: layout of the frames; by default the model's")
+    seconds: float = option(2.0, "follow: of the window that is classified")
+    hop: int = option(5, "follow: frames from one answer to the next")
 
     def __post_init__(self) -> None:
         for name in ("top", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.follow and self.path is not None:
+            raise ValueError(f"follow reads standard input, and no recording; got {self.path}")

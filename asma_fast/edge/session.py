@@ -45,6 +45,8 @@ class Session:
         Names, in the order of the logits.
     skeleton : Skeleton
         The joints that it reads, in their order.
+    channels : int
+        Numbers of a joint: coordinates, then a score where the network reads one.
     description : dict
         What the file says of the network: skeleton, preprocessing, layers.
 
@@ -75,6 +77,7 @@ class Session:
             self._session = module.EdgeSession(self._network, max_clips, max_bodies, threads)
             self.description: dict[str, Any] = json.loads(self._network.description)
         self.skeleton = self._skeleton(path)
+        self.channels = int(self.description["network"]["coordinates"])
         recipe = self.description["preprocessing"]
         self._max_bodies = max(max_bodies, recipe["bodies"] if recipe else 0)
         self.classes: tuple[str, ...] = tuple(self.description["classes"])

@@ -1,0 +1,111 @@
+"""``asma-fast classify --follow``: a live stream of frames, a JSON line each, and what it took."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asma_fast.edge.adaptation import adapt
+from asma_fast.edge.configs import ClassifyConfig
+from asma_fast.edge.session import Session
+
+
+class Follower:
+    """Answers lines of frames with lines of answers, and keeps the times of both.
+
+    Parameters
+    ----------
+    config
+        The model file, the stream's settings, and the layout of the frames.
+
+    Raises
+    ------
+    EdgeError
+        If the model file is damaged, tells of no preprocessing, or a setting is out of range.
+    """
+
+    def __init__(self, config: ClassifyConfig) -> None:
+        self._session = Session(config.model, threads=config.threads)
+        self._stream = self._session.stream(seconds=config.seconds, hop=config.hop)
+        self._source = config.source
+        self.frame_ms: list[float] = []
+        self.answer_ms: list[float] = []
+
+    def answers(self, lines: Iterable[str]) -> Iterator[str]:
+        """A JSON line for each answer of the stream.
+
+        Parameters
+        ----------
+        lines
+            One JSON object a frame: ``"joints"`` of shape (M, V, C); ``"time"`` in seconds and ``"ids"`` if there are.
+
+        Raises
+        ------
+        ValueError
+            If a line is no such object, or its frame is refused; the message has the line's number.
+        """
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            began = perf_counter()
+            try:
+                result = self._stream.push(*self._frame(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"line {number}: {error}") from None
+            spent = 1000 * (perf_counter() - began)
+            self.frame_ms.append(spent)
+            if result is not None:
+                self.answer_ms.append(spent)
+                told = {"time": round(result.time, 6), "class": result.name}
+                chance = {"probability": round(result.probability, 6), "ms": round(spent, 3)}
+                yield json.dumps({**told, **chance}, ensure_ascii=False)
+
+    def _frame(self, line: str) -> tuple[NDArray[np.float32], float | None, list[int] | None]:
+        try:
+            told: Any = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"must be a JSON object: {error}") from None
+        if not isinstance(told, dict) or "joints" not in told or not set(told) <= {"joints", "time", "ids"}:
+            raise ValueError('must be a JSON object with "joints", and "time" and "ids" if there are')
+        skeleton = self._session.skeleton
+        try:
+            with np.errstate(over="ignore"):  # an infinite number is a body that is missing
+                joints = np.array(told["joints"] or np.zeros((0, 1, 1)), dtype=np.float32)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError('"joints" must be numbers of shape (M, V, C)') from None
+        if joints.ndim != 3:
+            raise ValueError(f'"joints" must be numbers of shape (M, V, C), got {joints.shape}')
+        if not len(joints):
+            joints = np.zeros((0, len(skeleton), self._session.channels), np.float32)
+        elif self._source:
+            scores = self._session.channels > skeleton.dimensions
+            joints = adapt(joints, source=self._source, target=skeleton, scores=scores)
+        time, ids = told.get("time"), told.get("ids")
+        if not (time is None or (isinstance(time, (int, float)) and not isinstance(time, bool))):
+            raise ValueError(f'"time" must be a number of seconds, got {time!r}')
+        if not (ids is None or (isinstance(ids, list) and all(type(one) is int and abs(one) < 2**63 for one in ids))):
+            raise ValueError(f'"ids" must be whole numbers, got {ids!r}')
+        return joints, None if time is None else float(time), ids
+
+    def statistics(self) -> str:
+        """What frames and answers took, in a sentence."""
+        if not self.frame_ms:
+            return "no frame came"
+        parts = [f"{len(self.frame_ms)} frames, {_quantiles(self.frame_ms)}"]
+        if self.answer_ms:
+            parts.append(f"{len(self.answer_ms)} of them with an answer, {_quantiles(self.answer_ms)}")
+        if self._stream.missing:
+            parts.append(f"{self._stream.missing} bodies were not finite and taken for missing")
+        return "; ".join(parts)
+
+
+def _quantiles(times: list[float]) -> str:
+    ordered = sorted(times)
+    p50, p99 = (ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] for share in (0.5, 0.99))
+    return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms, longest {ordered[-1]:.2f} ms"
