@@ -66,6 +66,40 @@ ASMA_EDGE_API int asma_edge_classify(asma_edge_session* session, const float* re
 /* Bodies of frames that had a number that is not finite, since the session was opened. */
 ASMA_EDGE_API int64_t asma_edge_missing(const asma_edge_session* session);
 
+/* Frames one by one, as a camera gives them: every few frames, what the session says of the last seconds. */
+typedef struct asma_edge_stream asma_edge_stream;
+
+typedef struct asma_edge_stream_settings {
+    double seconds;       /* of the window */
+    double least_seconds; /* since the stream began, before its first answer */
+    int64_t hop;          /* frames from one answer to the next */
+    int64_t bodies;       /* at most so many in a frame; the session must have been opened for them */
+    double rate;          /* frames a second, where they come without times */
+    double max_rate;      /* frames a second for which memory is taken */
+    double gap;           /* seconds without a frame, after which the stream begins anew */
+    double smoothing;     /* share that the probabilities before have in those of now, under 1 */
+    double unknown_below; /* a class that is less likely is not named */
+    double hysteresis;    /* by how much another must be likelier than the one that is named, to be named instead */
+} asma_edge_stream_settings;
+
+ASMA_EDGE_API asma_edge_stream_settings asma_edge_stream_defaults(void);
+
+/* The stream keeps what it needs of the session, and runs as one of its calls: not while another is at work. */
+ASMA_EDGE_API asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session,
+                                                      const asma_edge_stream_settings* settings, char* error,
+                                                      size_t error_size);
+/* One frame (bodies, joints, channels) as recorded, at a time in seconds (NULL: at `rate`), with a track id for each
+ * body (NULL: a body's row is its place). 1: there is an answer, smoothed probabilities (classes) and the class, or −1:
+ * unknown, or nobody is there; 0: not yet; −1: an error, and the frame was not taken. */
+ASMA_EDGE_API int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t bodies,
+                                        const double* time, const int64_t* ids, float* probabilities, int64_t* named,
+                                        char* error, size_t error_size);
+/* As if no frame had come. */
+ASMA_EDGE_API void asma_edge_stream_reset(asma_edge_stream* stream);
+ASMA_EDGE_API int64_t asma_edge_stream_missing(const asma_edge_stream* stream);
+/* NULL is let pass. */
+ASMA_EDGE_API void asma_edge_stream_close(asma_edge_stream* stream);
+
 #ifdef __cplusplus
 }
 #endif

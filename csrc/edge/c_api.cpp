@@ -8,14 +8,18 @@
 #include "core/scratch.hpp"
 #include "cpu/dispatch.hpp"
 #include "edge/asma_edge.h"
-#include "edge/session.hpp"
+#include "edge/stream.hpp"
 
 struct asma_edge_model {
     std::shared_ptr<const asma::edge::Network> network;
 };
 
 struct asma_edge_session {
-    asma::edge::Session session;
+    std::shared_ptr<asma::edge::Session> session;
+};
+
+struct asma_edge_stream {
+    asma::edge::WindowStream stream;
 };
 
 namespace {
@@ -99,7 +103,7 @@ asma_edge_session* asma_edge_open(const asma_edge_model* model, int64_t max_clip
     return guarded<asma_edge_session*>(nullptr, error, error_size, [&] {
         given(model, "model");
         const std::int64_t rows = asma::edge::rows_of(*model->network, max_clips, max_bodies);
-        return new asma_edge_session{{model->network, rows, threads}};
+        return new asma_edge_session{std::make_shared<asma::edge::Session>(model->network, rows, threads)};
     });
 }
 
@@ -111,7 +115,7 @@ int asma_edge_run(asma_edge_session* session, const float* prepared, int64_t cli
                   float* logits, char* error, size_t error_size) {
     return guarded(1, error, error_size, [&] {
         given(session, "session"), given(prepared, "prepared"), given(logits, "logits");
-        session->session.run(prepared, clips, bodies, frames, logits);
+        session->session->run(prepared, clips, bodies, frames, logits);
         return 0;
     });
 }
@@ -120,7 +124,7 @@ int asma_edge_classify(asma_edge_session* session, const float* recording, int64
                        float* probabilities, char* error, size_t error_size) {
     return guarded(1, error, error_size, [&] {
         given(session, "session"), given(recording, "recording"), given(probabilities, "probabilities");
-        asma::edge::Session& opened = session->session;
+        asma::edge::Session& opened = *session->session;
         const asma::edge::Model& model = opened.network().model();
         asma::ClipView view;
         view.data = recording;
@@ -135,7 +139,56 @@ int asma_edge_classify(asma_edge_session* session, const float* recording, int64
 }
 
 int64_t asma_edge_missing(const asma_edge_session* session) {
-    return session->session.missing();
+    return session->session->missing();
+}
+
+asma_edge_stream_settings asma_edge_stream_defaults(void) {
+    const asma::edge::StreamSettings wanted;
+    return {wanted.seconds,
+            wanted.least_seconds,
+            wanted.hop,
+            wanted.bodies,
+            wanted.rate,
+            wanted.max_rate,
+            wanted.gap,
+            wanted.decision.smoothing,
+            wanted.decision.unknown_below,
+            wanted.decision.hysteresis};
+}
+
+asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session, const asma_edge_stream_settings* settings,
+                                        char* error, size_t error_size) {
+    return guarded<asma_edge_stream*>(nullptr, error, error_size, [&] {
+        given(session, "session"), given(settings, "settings");
+        asma::edge::StreamSettings wanted;
+        wanted.seconds = settings->seconds, wanted.least_seconds = settings->least_seconds;
+        wanted.hop = settings->hop, wanted.bodies = settings->bodies;
+        wanted.rate = settings->rate, wanted.max_rate = settings->max_rate, wanted.gap = settings->gap;
+        wanted.decision = {settings->smoothing, settings->unknown_below, settings->hysteresis};
+        return new asma_edge_stream{{session->session, wanted}};
+    });
+}
+
+int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t bodies, const double* time,
+                          const int64_t* ids, float* probabilities, int64_t* named, char* error, size_t error_size) {
+    return guarded(-1, error, error_size, [&] {
+        given(stream, "stream"), given(frame, "frame"), given(probabilities, "probabilities"), given(named, "named");
+        if (!stream->stream.push(frame, bodies, time, ids)) return 0;
+        const asma::edge::Decision& decision = stream->stream.decision();
+        std::copy(decision.probabilities().begin(), decision.probabilities().end(), probabilities);
+        *named = decision.named();
+        return 1;
+    });
+}
+
+void asma_edge_stream_reset(asma_edge_stream* stream) {
+    stream->stream.reset();
+}
+int64_t asma_edge_stream_missing(const asma_edge_stream* stream) {
+    return stream->stream.missing();
+}
+void asma_edge_stream_close(asma_edge_stream* stream) {
+    delete stream;
 }
 
 }  // extern "C"

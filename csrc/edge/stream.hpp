@@ -11,9 +11,9 @@ namespace asma::edge {
 
 // From the logits of one moment after the other to a class that does not flicker.
 struct DecisionSettings {
-    double smoothing = 0;      // share of the probabilities before in those of now, under 1
-    double unknown_below = 0;  // a class that is less likely is not named
-    double hysteresis = 0;     // by how much another must be likelier than the one that is named
+    double smoothing = 0.5;      // share of the probabilities before in those of now, under 1
+    double unknown_below = 0.3;  // a class that is less likely is not named
+    double hysteresis = 0.1;     // by how much another must be likelier than the one that is named
 };
 
 class Decision {
@@ -35,13 +35,13 @@ private:
 };
 
 struct StreamSettings {
-    double seconds = 0;        // of the window
-    double least_seconds = 0;  // that it must span before it is answered
-    std::int64_t hop = 0;      // frames from one answer to the next
-    std::int64_t bodies = 0;   // slots
-    double rate = 0;           // frames a second, where no times are given
-    double max_rate = 0;       // for so many there is room
-    double gap = 0;            // seconds without a frame after which the stream begins anew
+    double seconds = 2;        // of the window
+    double least_seconds = 2;  // since the stream began, before it is answered
+    std::int64_t hop = 5;      // frames from one answer to the next
+    std::int64_t bodies = 2;   // slots
+    double rate = 30;          // frames a second, where no times are given
+    double max_rate = 240;     // for so many there is room
+    double gap = 0.5;          // seconds without a frame after which the stream begins anew
     DecisionSettings decision;
 };
 

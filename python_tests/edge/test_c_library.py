@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import shutil
 import subprocess
@@ -182,6 +183,18 @@ def test_the_library_is_small_and_shows_its_header_alone(library, tmp_path):
         assert (tmp_path / "stripped").stat().st_size <= MOST_BYTES
 
 
+class Settings(ctypes.Structure):
+    """Of a stream."""
+
+    _fields_ = [
+        ("seconds", ctypes.c_double),
+        ("least_seconds", ctypes.c_double),
+        ("hop", ctypes.c_int64),
+        ("bodies", ctypes.c_int64),
+        *((name, ctypes.c_double) for name in ("rate", "max_rate", "gap", "smoothing", "unknown_below", "hysteresis")),
+    ]
+
+
 class Calls:
     """The library's functions by ctypes, as a program in C calls them."""
 
@@ -189,7 +202,9 @@ class Calls:
         self.native = ctypes.CDLL(str(library.prefix / "lib/libasma_edge.so"))
         self.native.asma_edge_load.restype = self.native.asma_edge_open.restype = ctypes.c_void_p
         self.native.asma_edge_class_name.restype = ctypes.c_char_p
-        self.native.asma_edge_missing.restype = ctypes.c_int64
+        self.native.asma_edge_missing.restype = self.native.asma_edge_stream_missing.restype = ctypes.c_int64
+        self.native.asma_edge_stream_open.restype = ctypes.c_void_p
+        self.native.asma_edge_stream_defaults.restype = Settings
         self.error = ctypes.create_string_buffer(256)
 
     def load(self, path: Path | None, most_frames: int = 50) -> ctypes.c_void_p:
@@ -206,6 +221,12 @@ class Calls:
         return int(
             self.native.asma_edge_run(session, pointers[0], *map(ctypes.c_int64, sizes), pointers[1], self.error, 256)
         )
+
+    def settings(self, **given: float) -> Settings:
+        settings = self.native.asma_edge_stream_defaults()
+        for name, value in given.items():
+            setattr(settings, name, value)
+        return settings
 
     def said(self) -> str:
         told = self.error.value.decode()
@@ -267,3 +288,57 @@ def test_wrong_calls_are_told_and_change_nothing(library, tmp_path):
     calls.native.asma_edge_close(session)
     calls.native.asma_edge_close(None)
     calls.native.asma_edge_free(None)
+
+
+@pytest.mark.parametrize("library", ["here"], indirect=True)
+def test_a_stream_in_c_is_the_stream_of_python(library, tmp_path):
+    calls = Calls(library)
+    path = file_of(tmp_path, network(), preprocessing=Preprocessing(16, rotate="none"), bodies=2)
+    model = calls.load(path)
+    opened = calls.open(model, 1, 2)
+    defaults = inspect.signature(Session.stream).parameters
+    for name, _ in Settings._fields_:
+        if name in defaults and name != "least_seconds":  # Python's default is the window's
+            assert getattr(calls.settings(), name) == defaults[name].default
+    assert calls.settings().least_seconds == calls.settings().seconds
+    options = {"seconds": 0.5, "least_seconds": 0.2, "hop": 3}
+    settings = calls.settings(**options)
+    stream = ctypes.c_void_p(calls.native.asma_edge_stream_open(opened, ctypes.byref(settings), calls.error, 256))
+    assert stream, calls.said()
+    calls.native.asma_edge_close(opened)  # the stream keeps what it needs
+    calls.native.asma_edge_free(model)
+    probabilities, named = np.zeros(4, np.float32), ctypes.c_int64(7)
+
+    def push(frame: np.ndarray, time: float, ids: Sequence[int]) -> int:
+        return int(
+            calls.native.asma_edge_stream_push(
+                stream,
+                frame.ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_int64(2),
+                ctypes.byref(ctypes.c_double(time)),
+                (ctypes.c_int64 * len(ids))(*ids),
+                probabilities.ctypes.data_as(ctypes.c_void_p),
+                ctypes.byref(named),
+                calls.error,
+                256,
+            )
+        )
+
+    like = Session(path).stream(**options)
+    answers, recorded = 0, np.ascontiguousarray(clips(40, 2, 1)[:, :, 0])
+    recorded[9, 1, 3, 1] = np.nan
+    for t, frame in enumerate(recorded):
+        result = like.push(frame, t / 30, [5, 4])
+        assert push(frame, t / 30, [5, 4]) == (result is not None)
+        if result is not None:
+            answers += 1
+            np.testing.assert_array_equal(probabilities, result.probabilities)
+            assert named.value == (-1 if result.name is None else int(result.name))
+    assert answers == 12
+    assert calls.native.asma_edge_stream_missing(stream) == like.missing == 1
+    assert push(recorded[0], 0.0, [5, 4]) == -1
+    assert calls.said() == "frames must come in order of time, got 0 after 1.3 seconds"
+    calls.native.asma_edge_stream_reset(stream)
+    assert push(recorded[0], 0.0, [5, 4]) == 0
+    calls.native.asma_edge_stream_close(stream)
+    calls.native.asma_edge_stream_close(None)
