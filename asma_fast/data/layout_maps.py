@@ -97,7 +97,8 @@ class LayoutMap:
     joints
         For each new joint the old ones whose mean it is.
     scale
-        What each coordinate is multiplied by: a change of units, and a half turn about x where ``up`` is the other way.
+        What each coordinate is multiplied by: a change of units, and a half turn about the viewing axis z where ``up``
+        is the other way: a pose estimator's axes lead right, down and away, a depth sensor's to its left, up and away.
     """
 
     joints: tuple[tuple[int, ...], ...]
@@ -141,7 +142,7 @@ def layout_map(source: Skeleton, target: Skeleton) -> LayoutMap:
     joints = tuple(tuple(source.joints.index(old) for old in names.get(name, (name,))) for name in target.joints)
     unit = 1.0 if source.units == target.units else _METRES[source.units] / _METRES[target.units]
     turn = -1.0 if source.up != target.up else 1.0
-    return LayoutMap(joints, (unit, *[unit * turn] * (source.dimensions - 1)))
+    return LayoutMap(joints, (unit * turn, unit * turn, *[unit] * (source.dimensions - 2)))
 
 
 def layouts_from(name: str) -> tuple[str, ...]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asma_fast.edge._errors import EdgeError
-from asma_fast.edge.adaptation import adapt
 from asma_fast.edge.session import Prediction, Session
 from asma_fast.edge.stream import StreamResult, WindowStream
 
 if TYPE_CHECKING:
     from asma_fast.data import Preprocessing
+    from asma_fast.edge.adaptation import adapt
 
 __all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "adapt", "export"]
 
@@ -61,3 +61,11 @@ def export(
     from asma_fast.edge.exporter import write_model
 
     return write_model(model, Path(path), preprocessing, bodies, class_names)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "adapt":  # reads the maps of asma_fast.data, which a session does without
+        from asma_fast.edge.adaptation import adapt
+
+        return adapt
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,9 @@ from asma_fast.data.layout_maps import LayoutMap, layout_map
 from asma_fast.skeleton import Skeleton
 
 
-def adapt(frame: NDArray[np.float32], *, source: str, target: Skeleton, scores: bool = False) -> NDArray[np.float32]:
+def adapt(
+    frame: NDArray[np.float32], *, source: str, target: Skeleton | str, scores: bool = False
+) -> NDArray[np.float32]:
     """Joints of one layout as those of another: order, virtual joints, units and axes.
 
     A joint that the source does not have is the mean of its neighbours; the maps are ours, in
@@ -25,14 +27,15 @@ def adapt(frame: NDArray[np.float32], *, source: str, target: Skeleton, scores: 
         ``"mediapipe"``, ``"coco"``, ``"openpose"``, ``"kinect-v1"``, ``"ntu-rgb+d"``, or another layout that
         ``Skeleton.names()`` tells.
     target
-        That of the network: ``session.skeleton``.
+        That of the network: ``session.skeleton``, or a layout's name.
     scores
         Whether the network reads scores; otherwise they are left out.
 
     Returns
     -------
     ndarray
-        ``(M, V', C')`` float32, or ``(M, T, V', C')``, for ``stream.push`` or ``session.classify``.
+        ``(M, V', C')`` float32, or ``(M, T, V', C')``, for ``stream.push`` or ``session.classify``; the frame itself
+        where nothing is to be changed.
 
     Raises
     ------
@@ -51,6 +54,7 @@ def adapt(frame: NDArray[np.float32], *, source: str, target: Skeleton, scores: 
     (1, 25, 3)
     """
     layout = Skeleton.named(source)
+    target = Skeleton.named(target) if isinstance(target, str) else target
     change = None if layout == target else _map(source, target)
     if not isinstance(frame, np.ndarray) or frame.dtype != np.float32:
         raise TypeError(f"frame must be a float32 array, got {getattr(frame, 'dtype', type(frame).__name__)}")

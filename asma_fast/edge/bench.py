@@ -120,7 +120,8 @@ def bench(
         raise ValueError(f"budget_ms must be positive, got {budget_ms}")
     generator = np.random.default_rng(0)
     began = perf_counter()
-    session = Session(path, threads=threads, max_bodies=bodies, max_frames=frames or 300)
+    longest = max(frames or 0, 300, math.ceil(120 * seconds))  # of a clip, and of a stream's window
+    session = Session(path, threads=threads, max_bodies=bodies, max_frames=longest)
     recipe = session.description["preprocessing"]
     frames = frames or (recipe["frames"] if recipe else 0) or 50
     clip = generator.normal(size=(1, bodies, frames, len(session.skeleton), session.channels)).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from asma_fast.edge.adaptation import adapt
 from asma_fast.edge.configs import ClassifyConfig
 from asma_fast.edge.session import Session
+from asma_fast.skeleton import Skeleton
+
+LAST = 100_000  # whose times are kept
 
 
 class Follower:
@@ -34,8 +38,12 @@ class Follower:
         self._session = Session(config.model, threads=config.threads)
         self._stream = self._session.stream(seconds=config.seconds, hop=config.hop)
         self._source = config.source
-        self.frame_ms: list[float] = []
-        self.answer_ms: list[float] = []
+        if config.source:
+            # Refused now where no map leads from there.
+            adapt(self._nobody(config.source), source=config.source, target=self._session.skeleton)
+        self.frame_ms: deque[float] = deque(maxlen=LAST)
+        self.answer_ms: deque[float] = deque(maxlen=LAST)
+        self._frames = self._answers = 0
 
     def answers(self, lines: Iterable[str]) -> Iterator[str]:
         """A JSON line for each answer of the stream.
@@ -60,8 +68,10 @@ class Follower:
                 raise ValueError(f"line {number}: {error}") from None
             spent = 1000 * (perf_counter() - began)
             self.frame_ms.append(spent)
+            self._frames += 1
             if result is not None:
                 self.answer_ms.append(spent)
+                self._answers += 1
                 told = {"time": round(result.time, 6), "class": result.name}
                 chance = {"probability": round(result.probability, 6), "ms": round(spent, 3)}
                 yield json.dumps({**told, **chance}, ensure_ascii=False)
@@ -73,39 +83,49 @@ class Follower:
             raise ValueError(f"must be a JSON object: {error}") from None
         if not isinstance(told, dict) or "joints" not in told or not set(told) <= {"joints", "time", "ids"}:
             raise ValueError('must be a JSON object with "joints", and "time" and "ids" if there are')
-        skeleton = self._session.skeleton
+        skeleton, given = self._session.skeleton, told["joints"]
         try:
+            if not isinstance(given, list):
+                raise TypeError
             with np.errstate(over="ignore"):  # an infinite number is a body that is missing
-                joints = np.array(told["joints"] or np.zeros((0, 1, 1)), dtype=np.float32)
+                joints = np.array(given, dtype=np.float32) if given else self._nobody(skeleton.name)
         except (ValueError, TypeError, OverflowError):
             raise ValueError('"joints" must be numbers of shape (M, V, C)') from None
         if joints.ndim != 3:
             raise ValueError(f'"joints" must be numbers of shape (M, V, C), got {joints.shape}')
-        if not len(joints):
-            joints = np.zeros((0, len(skeleton), self._session.channels), np.float32)
-        elif self._source:
+        if self._source and len(joints):
             scores = self._session.channels > skeleton.dimensions
-            joints = adapt(joints, source=self._source, target=skeleton, scores=scores)
+            with np.errstate(over="ignore", invalid="ignore"):
+                joints = adapt(joints, source=self._source, target=skeleton, scores=scores)
         time, ids = told.get("time"), told.get("ids")
         if not (time is None or (isinstance(time, (int, float)) and not isinstance(time, bool))):
             raise ValueError(f'"time" must be a number of seconds, got {time!r}')
         if not (ids is None or (isinstance(ids, list) and all(type(one) is int and abs(one) < 2**63 for one in ids))):
             raise ValueError(f'"ids" must be whole numbers, got {ids!r}')
-        return joints, None if time is None else float(time), ids
+        return joints, time, ids
+
+    def _nobody(self, layout: str) -> NDArray[np.float32]:
+        skeleton = self._session.skeleton if layout == self._session.skeleton.name else Skeleton.named(layout)
+        channels = self._session.channels if skeleton == self._session.skeleton else skeleton.dimensions
+        return np.zeros((0, len(skeleton), channels), np.float32)
 
     def statistics(self) -> str:
         """What frames and answers took, in a sentence."""
         if not self.frame_ms:
             return "no frame came"
-        parts = [f"{len(self.frame_ms)} frames, {_quantiles(self.frame_ms)}"]
-        if self.answer_ms:
-            parts.append(f"{len(self.answer_ms)} of them with an answer, {_quantiles(self.answer_ms)}")
+        parts = [f"{self._frames} frames, {_quantiles(self.frame_ms)}"]
+        if self._answers:
+            parts.append(f"{self._answers} of them with an answer, {_quantiles(self.answer_ms)}")
+        else:
+            parts.append("none of them with an answer: the window never was long enough")
+        if self._stream.restarts:
+            parts.append(f"began anew {self._stream.restarts} times after a gap (times are in seconds)")
         if self._stream.missing:
             parts.append(f"{self._stream.missing} bodies were not finite and taken for missing")
         return "; ".join(parts)
 
 
-def _quantiles(times: list[float]) -> str:
+def _quantiles(times: Iterable[float]) -> str:
     ordered = sorted(times)
     p50, p99 = (ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] for share in (0.5, 0.99))
     return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms, longest {ordered[-1]:.2f} ms"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,6 @@ class Session:
             self.description: dict[str, Any] = json.loads(self._network.description)
         self.skeleton = self._skeleton(path)
         self.channels = int(self.description["network"]["coordinates"])
-        recipe = self.description["preprocessing"]
-        self._max_bodies = max(max_bodies, recipe["bodies"] if recipe else 0)
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
 
     @property
@@ -132,12 +130,13 @@ class Session:
 
     def stream(
         self,
+        mode: Literal["window"] = "window",
         *,
         seconds: float = 2.0,
         hop: int = 5,
         least_seconds: float | None = None,
         rate: float = 30.0,
-        max_rate: float = 240.0,
+        max_rate: float = 120.0,
         gap: float = 0.5,
         smoothing: float = 0.5,
         unknown_below: float = 0.3,
@@ -149,6 +148,8 @@ class Session:
 
         Parameters
         ----------
+        mode
+            ``"window"``, the only one so far.
         seconds
             Of the window.
         hop
@@ -164,9 +165,10 @@ class Session:
         smoothing
             Share that the probabilities before have in those of now, under 1.
         unknown_below
-            A class that is less likely is not named.
+            A class that is less likely is not named anew.
         hysteresis
-            By how much another class must be likelier than the one that is named, to be named instead.
+            The class that is named stays until another is likelier by more than this, or until it is less likely than
+            ``unknown_below`` by more than this.
 
         Raises
         ------
@@ -182,14 +184,18 @@ class Session:
                     if (result := stream.push(frame, time)) is not None:
                         print(result.name, result.probability)
         """
+        if mode != "window":
+            raise EdgeError(f"mode must be 'window', got {mode!r}")
+        if least_seconds is not None and least_seconds < 0:
+            raise EdgeError(f"least_seconds must be at least 0, got {least_seconds}")
         return WindowStream(
             self._session,
             self.classes,
             {
                 "seconds": seconds,
-                "least_seconds": seconds if least_seconds is None else least_seconds,
+                "least_seconds": -1.0 if least_seconds is None else least_seconds,
                 "hop": hop,
-                "bodies": self._max_bodies,
+                "bodies": 0,
                 "rate": rate,
                 "max_rate": max_rate,
                 "gap": gap,
@@ -200,14 +206,15 @@ class Session:
         )
 
     def _skeleton(self, path: object) -> Skeleton:
+        told_of, joints = self.description["skeleton"], int(self.description["network"]["joints"])
         try:
-            skeleton = Skeleton(**self.description["skeleton"])
-        except (KeyError, TypeError, ValueError) as error:
+            if not isinstance(told_of["joints"], list) or len(told_of["joints"]) != joints:  # else memory is anyone's
+                raise ValueError(f"it must name the network's {joints} joints")
+            if not isinstance(told_of["name"], str):
+                raise ValueError("its name must be a string")
+            return Skeleton(**told_of)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise EdgeError(f"{path}: its skeleton is none: {error}") from None
-        joints = self.description["network"]["joints"]
-        if len(skeleton) != joints:
-            raise EdgeError(f"{path}: its skeleton must have the network's {joints} joints, got {len(skeleton)}")
-        return skeleton
 
     @staticmethod
     def _checked(clips: NDArray[np.float32], rank: int, wanted: str) -> NDArray[np.float32]:

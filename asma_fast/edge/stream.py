@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from asma_fast._backends import native
 from asma_fast.edge._errors import EdgeError, told
+
+_WHOLE = ("hop", "bodies")
 
 
 class StreamResult(NamedTuple):
@@ -41,7 +44,8 @@ class WindowStream:
     """The last seconds of a camera, classified every few frames; made by :meth:`asma_fast.edge.Session.stream`.
 
     The window's frames are prepared and run as one recording: the logits are those of ``session.run`` on ``window``, to
-    the bit. A frame in which a body has a number that is not finite counts as one without that body.
+    the bit. Where that finds no frame to read, nobody is there. A frame in which a body has a number that is not finite
+    counts as one without that body. A stream runs one call at a time, and says so where threads share it.
 
     Attributes
     ----------
@@ -53,9 +57,14 @@ class WindowStream:
         How often the stream began anew after a gap.
     """
 
-    def __init__(self, session: Any, classes: tuple[str, ...], settings: dict[str, float]) -> None:
+    def __init__(self, session: Any, classes: tuple[str, ...], settings: dict[str, Any]) -> None:
+        try:
+            exact = {name: float(value) for name, value in settings.items() if name not in _WHOLE}
+            whole = {name: _within(index(settings[name])) for name in _WHOLE}
+        except (TypeError, ValueError, OverflowError) as error:
+            raise EdgeError(f"a stream's settings must be numbers, hop a whole one: {error}") from None
         with told():
-            self._stream: Any = native().EdgeWindowStream(session, **settings)
+            self._stream: Any = native().EdgeWindowStream(session, **exact, **whole)
         self._classes = classes
 
     def push(
@@ -66,8 +75,7 @@ class WindowStream:
         Parameters
         ----------
         frame
-            ``(M, V, C)`` float32: at most as many bodies as the session was made for; a body that is all zeros is not
-            there.
+            ``(M, V, C)`` float32; a body that is all zeros is not there, and where nobody is, M may be 0.
         time
             In seconds, from any beginning; None: frames come at ``rate``. All frames of a stream have one, or none.
         ids
@@ -78,31 +86,25 @@ class WindowStream:
         ------
         EdgeError
             If the shape does not fit the network, the frame is not later than the one before, it has more bodies than
-            the session was made for, two of its ids are the same, frames come faster than ``max_rate``, or the stream
-            is closed.
+            the network reads or the session was made for, two of its ids are the same, frames come faster than
+            ``max_rate``, another thread is at work, or the stream is closed. What is refused changes nothing.
         TypeError
             If the frame is not float32.
         """
         if not isinstance(frame, np.ndarray) or frame.dtype != np.float32:
             raise TypeError(f"frame must be a float32 array, got {getattr(frame, 'dtype', type(frame).__name__)}")
-        tracks = None if ids is None else [int(one) for one in ids]
+        try:
+            tracks = None if ids is None else [_within(index(one)) for one in ids]
+            moment = None if time is None else float(time)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise EdgeError(f"ids must be whole numbers of 64 bits, time a number of seconds: {error}") from None
         with told():
-            if not self._open().push(np.require(frame, requirements=("C", "A")), time, tracks):
-                return None
-        return self._result()
-
-    def _result(self) -> StreamResult:
-        stream = self._stream
-        probabilities: NDArray[np.float32] = stream.probabilities
-        named = int(stream.named)
-        return StreamResult(
-            None if named < 0 else self._classes[named],
-            float(probabilities[named] if named >= 0 else probabilities.max()),
-            probabilities,
-            stream.logits,
-            float(stream.time),
-            int(stream.frames),
-        )
+            answer = self._open().push(np.require(frame, requirements=("C", "A")), moment, tracks)
+        if answer is None:
+            return None
+        named, probabilities, logits, at, frames = answer
+        chance = float(probabilities[named] if named >= 0 else probabilities.max())
+        return StreamResult(None if named < 0 else self._classes[named], chance, probabilities, logits, at, frames)
 
     @property
     def window(self) -> NDArray[np.float32]:
@@ -138,3 +140,9 @@ class WindowStream:
         if self._stream is None:
             raise EdgeError("the stream is closed: it takes no more frames")
         return self._stream
+
+
+def _within(number: int) -> int:
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"got {number}")
+    return number

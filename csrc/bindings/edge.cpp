@@ -65,9 +65,18 @@ std::unique_ptr<WindowStream> make_stream(const std::shared_ptr<Session>& sessio
     return std::make_unique<WindowStream>(session, settings);
 }
 
+// What an answer is made of: class or −1, probabilities, logits, time, frames.
+py::tuple answer_of(const edge::StreamAnswer& answer) {
+    const auto copied = [](const std::vector<float>& numbers) {
+        return py::array_t<float>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+    };
+    return py::make_tuple(answer.named, copied(answer.probabilities), copied(answer.logits), answer.time,
+                          answer.frames);
+}
+
 // A frame (M, V, C), dense; a time, ids (M) or neither.
-bool push(WindowStream& stream, const Clips& frame, const std::optional<double>& time,
-          const std::optional<std::vector<std::int64_t>>& ids) {
+std::optional<py::tuple> push(WindowStream& stream, const Clips& frame, const std::optional<double>& time,
+                              const std::optional<std::vector<std::int64_t>>& ids) {
     const edge::Model& model = stream.model();
     if (frame.ndim() != 3 || frame.shape(1) != model.joints || frame.shape(2) != model.channels)
         throw edge::Error("a frame must have shape (M, " + std::to_string(model.joints) + ", " +
@@ -77,19 +86,22 @@ bool push(WindowStream& stream, const Clips& frame, const std::optional<double>&
         throw edge::Error("a frame must have an id for each of its " + std::to_string(bodies) + " bodies, got " +
                           std::to_string(ids->size()));
     const float* const from = frame.data();
-    py::gil_scoped_release unlocked;
-    return stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr);
+    edge::StreamAnswer answer;
+    {
+        py::gil_scoped_release unlocked;
+        if (!stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr, answer))
+            return std::nullopt;
+    }
+    return answer_of(answer);
 }
 
 py::array_t<float> window_of(const WindowStream& stream) {
+    std::int64_t frames = 0;
+    const std::vector<float> window = stream.window(frames);
     const edge::Model& model = stream.model();
-    py::array_t<float> window({stream.settings().bodies, stream.frames(), model.joints, model.channels});
-    stream.copy_window(window.mutable_data());
-    return window;
-}
-
-py::array_t<float> copied(const std::vector<float>& numbers) {
-    return py::array_t<float>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+    py::array_t<float> copied({stream.settings().bodies, frames, model.joints, model.channels});
+    std::copy(window.begin(), window.end(), copied.mutable_data());
+    return copied;
 }
 
 }  // namespace
@@ -110,12 +122,6 @@ void bind_edge(py::module_& module) {
              py::arg("smoothing"), py::arg("unknown_below"), py::arg("hysteresis"))
         .def("push", &push, py::arg("frame").noconvert(), py::arg("time"), py::arg("ids"))
         .def("reset", &WindowStream::reset)
-        .def_property_readonly("named", [](const WindowStream& stream) { return stream.decision().named(); })
-        .def_property_readonly("probabilities",
-                               [](const WindowStream& stream) { return copied(stream.decision().probabilities()); })
-        .def_property_readonly("logits", [](const WindowStream& stream) { return copied(stream.logits()); })
-        .def_property_readonly("time", &WindowStream::time)
-        .def_property_readonly("frames", &WindowStream::frames)
         .def_property_readonly("missing", &WindowStream::missing)
         .def_property_readonly("restarts", &WindowStream::restarts)
         .def_property_readonly("window", &window_of);

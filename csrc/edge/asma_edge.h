@@ -9,7 +9,8 @@
  * the program, as long as an array is as long as is told below.
  *
  * Arrays are float32, dense, in C order. A body that is absent from a frame is all zeros there; one that has a number
- * that is not finite counts as absent. A model may be shared by threads; a session runs one call at a time. */
+ * that is not finite counts as absent. A model may be shared by threads; a session and a stream run one call at a time,
+ * and refuse another. What only tells a number tells 0 of NULL. */
 #ifndef ASMA_EDGE_H
 #define ASMA_EDGE_H
 
@@ -70,18 +71,20 @@ ASMA_EDGE_API int64_t asma_edge_missing(const asma_edge_session* session);
 typedef struct asma_edge_stream asma_edge_stream;
 
 typedef struct asma_edge_stream_settings {
+    size_t size;          /* of this struct, by which a later library knows what is in it */
     double seconds;       /* of the window */
-    double least_seconds; /* since the stream began, before its first answer */
+    double least_seconds; /* since the stream began, before its first answer; negative: `seconds` */
     int64_t hop;          /* frames from one answer to the next */
-    int64_t bodies;       /* at most so many in a frame; the session must have been opened for them */
+    int64_t bodies;       /* at most so many in a frame; 0: as many as the network reads of a recording */
     double rate;          /* frames a second, where they come without times */
     double max_rate;      /* frames a second for which memory is taken */
     double gap;           /* seconds without a frame, after which the stream begins anew */
     double smoothing;     /* share that the probabilities before have in those of now, under 1 */
-    double unknown_below; /* a class that is less likely is not named */
-    double hysteresis;    /* by how much another must be likelier than the one that is named, to be named instead */
+    double unknown_below; /* a class that is less likely is not named anew */
+    double hysteresis;    /* the named one stays until another is likelier by more, or it is so much less likely */
 } asma_edge_stream_settings;
 
+/* To be changed where others are wanted. */
 ASMA_EDGE_API asma_edge_stream_settings asma_edge_stream_defaults(void);
 
 /* The stream keeps what it needs of the session, and runs as one of its calls: not while another is at work. */
@@ -90,12 +93,14 @@ ASMA_EDGE_API asma_edge_stream* asma_edge_stream_open(const asma_edge_session* s
                                                       size_t error_size);
 /* One frame (bodies, joints, channels) as recorded, at a time in seconds (NULL: at `rate`), with a track id for each
  * body (NULL: a body's row is its place). 1: there is an answer, smoothed probabilities (classes) and the class, or −1:
- * unknown, or nobody is there; 0: not yet; −1: an error, and the frame was not taken. */
+ * unknown, or nobody is there; 0: not yet; −1: an error: a frame that is refused changes nothing. */
 ASMA_EDGE_API int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t bodies,
                                         const double* time, const int64_t* ids, float* probabilities, int64_t* named,
                                         char* error, size_t error_size);
 /* As if no frame had come. */
-ASMA_EDGE_API void asma_edge_stream_reset(asma_edge_stream* stream);
+ASMA_EDGE_API int asma_edge_stream_reset(asma_edge_stream* stream, char* error, size_t error_size);
+/* Since the stream was opened: bodies that had a number that is not finite, and how often it began anew after a gap. */
+ASMA_EDGE_API int64_t asma_edge_stream_restarts(const asma_edge_stream* stream);
 ASMA_EDGE_API int64_t asma_edge_stream_missing(const asma_edge_stream* stream);
 /* NULL is let pass. */
 ASMA_EDGE_API void asma_edge_stream_close(asma_edge_stream* stream);

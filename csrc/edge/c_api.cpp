@@ -80,22 +80,22 @@ void asma_edge_free(asma_edge_model* model) {
 }
 
 int64_t asma_edge_joints(const asma_edge_model* model) {
-    return model->network->model().joints;
+    return model ? model->network->model().joints : 0;
 }
 int64_t asma_edge_channels(const asma_edge_model* model) {
-    return model->network->model().channels;
+    return model ? model->network->model().channels : 0;
 }
 int64_t asma_edge_classes(const asma_edge_model* model) {
-    return model->network->classes();
+    return model ? model->network->classes() : 0;
 }
 
 const char* asma_edge_class_name(const asma_edge_model* model, int64_t index) {
-    if (index < 0 || index >= model->network->classes()) return nullptr;
+    if (index < 0 || index >= asma_edge_classes(model)) return nullptr;
     return model->network->model().classes[static_cast<std::size_t>(index)].c_str();
 }
 
 int asma_edge_takes_recordings(const asma_edge_model* model) {
-    return model->network->model().recipe ? 1 : 0;
+    return model && model->network->model().recipe ? 1 : 0;
 }
 
 asma_edge_session* asma_edge_open(const asma_edge_model* model, int64_t max_clips, int64_t max_bodies, int threads,
@@ -139,27 +139,31 @@ int asma_edge_classify(asma_edge_session* session, const float* recording, int64
 }
 
 int64_t asma_edge_missing(const asma_edge_session* session) {
-    return session->session->missing();
+    return session ? session->session->missing() : 0;
 }
 
 asma_edge_stream_settings asma_edge_stream_defaults(void) {
     const asma::edge::StreamSettings wanted;
-    return {wanted.seconds,
+    const asma::edge::DecisionSettings& decision = wanted.decision;
+    return {sizeof(asma_edge_stream_settings),
+            wanted.seconds,
             wanted.least_seconds,
             wanted.hop,
             wanted.bodies,
             wanted.rate,
             wanted.max_rate,
             wanted.gap,
-            wanted.decision.smoothing,
-            wanted.decision.unknown_below,
-            wanted.decision.hysteresis};
+            decision.smoothing,
+            decision.unknown_below,
+            decision.hysteresis};
 }
 
 asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session, const asma_edge_stream_settings* settings,
                                         char* error, size_t error_size) {
     return guarded<asma_edge_stream*>(nullptr, error, error_size, [&] {
         given(session, "session"), given(settings, "settings");
+        if (settings->size != sizeof *settings)
+            throw Error("settings must come from asma_edge_stream_defaults of this version of the library");
         asma::edge::StreamSettings wanted;
         wanted.seconds = settings->seconds, wanted.least_seconds = settings->least_seconds;
         wanted.hop = settings->hop, wanted.bodies = settings->bodies;
@@ -172,20 +176,29 @@ asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session, const 
 int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t bodies, const double* time,
                           const int64_t* ids, float* probabilities, int64_t* named, char* error, size_t error_size) {
     return guarded(-1, error, error_size, [&] {
-        given(stream, "stream"), given(frame, "frame"), given(probabilities, "probabilities"), given(named, "named");
-        if (!stream->stream.push(frame, bodies, time, ids)) return 0;
-        const asma::edge::Decision& decision = stream->stream.decision();
-        std::copy(decision.probabilities().begin(), decision.probabilities().end(), probabilities);
-        *named = decision.named();
+        given(stream, "stream"), given(probabilities, "probabilities"), given(named, "named");
+        if (bodies > 0) given(frame, "frame");
+        asma::edge::StreamAnswer answer;
+        if (!stream->stream.push(frame, bodies, time, ids, answer)) return 0;
+        std::copy(answer.probabilities.begin(), answer.probabilities.end(), probabilities);
+        *named = answer.named;
         return 1;
     });
 }
 
-void asma_edge_stream_reset(asma_edge_stream* stream) {
-    stream->stream.reset();
+int asma_edge_stream_reset(asma_edge_stream* stream, char* error, size_t error_size) {
+    return guarded(1, error, error_size, [&] {
+        given(stream, "stream");
+        stream->stream.reset();
+        return 0;
+    });
 }
+
 int64_t asma_edge_stream_missing(const asma_edge_stream* stream) {
-    return stream->stream.missing();
+    return stream ? stream->stream.missing() : 0;
+}
+int64_t asma_edge_stream_restarts(const asma_edge_stream* stream) {
+    return stream ? stream->stream.restarts() : 0;
 }
 void asma_edge_stream_close(asma_edge_stream* stream) {
     delete stream;

@@ -56,8 +56,11 @@ std::int64_t number_of(char option, const char* text, std::int64_t most) {
 Options options_of(int count, char** given) {
     constexpr std::int64_t most = 1'000'000;
     Options options;
+    opterr = 0;
     for (int option = 0; (option = getopt(count, given, "m:t:k:j:n:")) != -1;) {
-        if (option == '?') throw Failure("asma-edge -h tells the options");
+        if (option == '?')
+            throw Failure(std::string("no option -") + static_cast<char>(optopt) +
+                          ", or no number after it; asma-edge -h tells them");
         const std::int64_t number = number_of(static_cast<char>(option), optarg, option == 'j' ? 256 : most);
         (option == 'm'   ? options.bodies
          : option == 't' ? options.frames
@@ -126,9 +129,10 @@ std::vector<float> numbers_of(const std::string& path, std::int64_t item) {
 
 void classify(const char* path, const std::string& file, const Options& options) {
     const std::int64_t bodies = std::max<std::int64_t>(1, options.bodies);
-    Runner runner(path, 300, bodies, options.threads);
-    const std::vector<float> recording = numbers_of(file, bodies * runner.frame());
-    const std::int64_t frames = static_cast<std::int64_t>(recording.size()) / (bodies * runner.frame());
+    const std::int64_t frame = Runner(path, 1, 1, 1).frame();
+    const std::vector<float> recording = numbers_of(file, bodies * frame);
+    const std::int64_t frames = static_cast<std::int64_t>(recording.size()) / (bodies * frame);
+    Runner runner(path, frames, bodies, options.threads);
     const std::vector<float> chances = runner.classify(recording.data(), bodies, frames);
     std::vector<std::int64_t> order(chances.size());
     for (std::size_t k = 0; k < order.size(); ++k) order[k] = static_cast<std::int64_t>(k);

@@ -46,7 +46,7 @@ PreparedClip prepare(const Model& model, const ClipView& recording, std::int64_t
     view.channel_stride = 1, view.joint_stride = joint, view.frame_stride = frame;
     view.body_stride = recording.frames * frame;
     const std::vector<std::int64_t> valid = valid_frames(view, recipe.rules.length);
-    if (valid.empty()) throw Error("the recording must have a frame with a body in it");
+    if (valid.empty()) throw Unreadable("the recording must have a frame with a body in it");
     clip.frames = recipe.frames ? recipe.frames : static_cast<std::int64_t>(valid.size());
     clip.bodies = recipe.bodies ? recipe.bodies : recording.bodies;
     if (clip.frames > most_frames || std::max(clip.bodies, recording.bodies) > most_bodies)
@@ -61,7 +61,7 @@ PreparedClip prepare(const Model& model, const ClipView& recording, std::int64_t
     try {
         preprocess(view, recipe.rules, valid, clip.frames, clip.numbers.data());
     } catch (const std::domain_error& error) {
-        throw Error(error.what());
+        throw Unreadable(error.what());
     }
     clip.numbers.resize(size(clip.bodies));
     return clip;

@@ -9,6 +9,11 @@
 
 namespace asma::edge {
 
+// A recording of the right shape in which a recipe finds nothing that it could read.
+struct Unreadable : Error {
+    using Error::Error;
+};
+
 struct PreparedClip {
     std::vector<float> numbers;  // (M, T, V, C)
     std::int64_t bodies, frames;

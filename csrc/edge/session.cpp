@@ -100,20 +100,10 @@ std::int64_t rows_of(const Network& network, std::int64_t clips, std::int64_t bo
     return clips * bodies;
 }
 
-// One call at a time.
-class Session::Turn {
-public:
-    explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
-        if (busy_.exchange(true, std::memory_order_acquire))
-            throw Error("a session runs one call at a time: give each thread its own; sessions share their weights");
-    }
-    ~Turn() { busy_.store(false, std::memory_order_release); }
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-
-private:
-    std::atomic<bool>& busy_;
-};
+Session::Turn::Turn(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true, std::memory_order_acquire))
+        throw Error("a session runs one call at a time: give each thread its own; sessions share their weights");
+}
 
 Session::Session(std::shared_ptr<const Network> network, std::int64_t most_rows, int threads)
     : network_(std::move(network)), most_rows_(most_rows), threads_(threads) {
@@ -302,6 +292,17 @@ void Session::run_recording(const ClipView& recording, float* logits) {
     const PreparedClip clip = prepare(network_->model(), recording, network_->most_frames(), most_rows_);
     run_prepared(clip.numbers.data(), 1, clip.bodies, clip.frames, logits);
     missing_ += clip.missing;
+}
+
+bool Session::run_window(const ClipView& recording, float* logits) {
+    PreparedClip clip;
+    try {
+        clip = prepare(network_->model(), recording, network_->most_frames(), most_rows_);
+    } catch (const Unreadable&) {
+        return false;
+    }
+    run_prepared(clip.numbers.data(), 1, clip.bodies, clip.frames, logits);
+    return true;
 }
 
 void Session::run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames,

@@ -30,10 +30,23 @@ public:
     void run(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits);
     // One recording, prepared by the model's recipe → logits (classes). Throws Error likewise.
     void run_recording(const ClipView& recording, float* logits);
+    // The same for whoever holds the session's turn; false where the recipe finds nothing in it to read.
+    bool run_window(const ClipView& recording, float* logits);
+    std::atomic<bool>& busy() { return busy_; }
+
+    // One call at a time: throws Error where another is at work.
+    class Turn {
+    public:
+        explicit Turn(std::atomic<bool>& busy);
+        ~Turn() { busy_.store(false, std::memory_order_release); }
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+    private:
+        std::atomic<bool>& busy_;
+    };
 
 private:
-    class Turn;
-
     void run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits);
 
     void forward(std::int64_t rows, std::int64_t frames, float* features);

@@ -29,23 +29,36 @@ void check_range(const char* name, double value, double least, double most, bool
                 ", got " + told(value));
 }
 
-StreamSettings checked(const StreamSettings& settings, const Session& session) {
+// Of a full window.
+std::int64_t frames_of(const StreamSettings& settings) {
+    return static_cast<std::int64_t>(std::ceil(settings.seconds * settings.max_rate));
+}
+
+StreamSettings checked(StreamSettings settings, const Session& session) {
     if (!session.network().model().recipe)
         throw Error(
             "the model tells of no preprocessing: its clips are preprocessed already, a stream's frames are not");
+    const Recipe& recipe = *session.network().model().recipe;
+    if (settings.least_seconds < 0) settings.least_seconds = settings.seconds;
+    if (settings.bodies == 0) settings.bodies = recipe.bodies ? recipe.bodies : session.most_rows();
+    const std::int64_t read = recipe.bodies ? recipe.bodies : session.most_rows();
     check_range("seconds", settings.seconds, 0.01, 3600);
     check_range("least_seconds", settings.least_seconds, 0, settings.seconds);
     check_range("hop", static_cast<double>(settings.hop), 1, 1e6);
-    check_range("bodies", static_cast<double>(settings.bodies), 1, static_cast<double>(session.most_rows()));
-    check_range("rate", settings.rate, 0.01, settings.max_rate);
+    check_range("bodies", static_cast<double>(settings.bodies), 1, static_cast<double>(read));
     check_range("max_rate", settings.max_rate, 0.01, 1e6);
-    check_range("gap", settings.gap, 1 / settings.rate, 3600);
+    check_range("rate", settings.rate, 0.01, 1e6);
+    check_range("gap", settings.gap, 0, 3600);
     check_range("smoothing", settings.decision.smoothing, 0, 1, true);
     check_range("unknown_below", settings.decision.unknown_below, 0, 1);
     check_range("hysteresis", settings.decision.hysteresis, 0, 1);
     if (settings.seconds * settings.max_rate > static_cast<double>(longest_window))
         throw Error("a window must have at most " + std::to_string(longest_window) + " frames, got " +
                     told(settings.seconds) + " seconds of " + told(settings.max_rate));
+    if (recipe.frames == 0 && frames_of(settings) > session.network().most_frames())
+        throw Error("the network reads every frame of a window, and the session was made for " +
+                    std::to_string(session.network().most_frames()) + ", got " + told(settings.seconds) +
+                    " seconds of max_rate " + told(settings.max_rate) + "; ask for more with max_frames");
     return settings;
 }
 
@@ -60,8 +73,9 @@ void Decision::reset() {
 }
 
 void Decision::take(const float* logits) {
-    if (!logits) return reset();
     const std::size_t classes = probabilities_.size();
+    // Numbers that are finite but huge overflow in the network: nothing can be said.
+    if (!logits || !std::all_of(logits, logits + classes, [](float one) { return std::isfinite(one); })) return reset();
     const float largest = *std::max_element(logits, logits + classes);
     double sum = 0;
     for (std::size_t k = 0; k < classes; ++k) sum += std::exp(static_cast<double>(logits[k] - largest));
@@ -75,8 +89,9 @@ void Decision::take(const float* logits) {
         return static_cast<double>(probabilities_[static_cast<std::size_t>(k)]);
     };
     const std::int64_t best = std::max_element(probabilities_.begin(), probabilities_.end()) - probabilities_.begin();
-    if (named_ < 0 || likelihood(best) > likelihood(named_) + settings_.hysteresis) named_ = best;
-    if (likelihood(named_) < settings_.unknown_below) named_ = likelihood(best) < settings_.unknown_below ? -1 : best;
+    if (named_ >= 0 && likelihood(named_) < settings_.unknown_below - settings_.hysteresis) named_ = -1;
+    const bool likelier = named_ < 0 || likelihood(best) > likelihood(named_) + settings_.hysteresis;
+    if (likelier && likelihood(best) >= settings_.unknown_below) named_ = best;
 }
 
 WindowStream::WindowStream(std::shared_ptr<Session> session, const StreamSettings& settings)
@@ -84,10 +99,10 @@ WindowStream::WindowStream(std::shared_ptr<Session> session, const StreamSetting
       settings_(checked(settings, *session_)),
       decision_(settings.decision, session_->network().classes()),
       body_(model().joints * model().channels),
-      frame_(settings.bodies * body_),
-      most_frames_(static_cast<std::int64_t>(std::ceil(settings.seconds * settings.max_rate)) + 1) {
+      frame_(settings_.bodies * body_),
+      most_frames_(frames_of(settings_) + 1) {
     if (checked_product({most_frames_, frame_}) > largest_ring)
-        throw Error("the window would need " + std::to_string(most_frames_ * frame_ / (std::int64_t{1} << 18)) +
+        throw Error("the window would need " + std::to_string(2 * most_frames_ * frame_ / (std::int64_t{1} << 18)) +
                     " MiB; ask for fewer seconds, bodies or frames a second");
     const auto size = [](std::int64_t count) { return static_cast<std::size_t>(count); };
     ring_.resize(size(most_frames_ * frame_)), window_.resize(ring_.size());
@@ -98,34 +113,45 @@ WindowStream::WindowStream(std::shared_ptr<Session> session, const StreamSetting
 }
 
 void WindowStream::reset() {
-    count_ = since_ = frames_ = 0;
+    const Session::Turn turn(busy_);
+    restart();
+}
+
+void WindowStream::restart() {
+    count_ = since_ = frames_ = 0, known_ = false;
     std::fill(slot_seen_.begin(), slot_seen_.end(), never);
     decision_.reset();
 }
 
-bool WindowStream::push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids) {
+bool WindowStream::push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids,
+                        StreamAnswer& told_now) {
     if (bodies < 0 || bodies > settings_.bodies)
         throw Error("a frame must have at most " + std::to_string(settings_.bodies) +
                     " bodies, as the stream was made for, got " + std::to_string(bodies));
+    const Session::Turn turn(busy_);
     for (std::int64_t m = 0; ids && m < bodies; ++m)
         if (std::count(ids, ids + bodies, ids[m]) > 1)
             throw Error("the ids of a frame must differ, got " + std::to_string(ids[m]) + " twice");
-    if (frames_ > 0 && (timed_ != (time != nullptr) || tracked_ != (ids != nullptr)))
+    const bool other_ids = bodies > 0 && known_ && tracked_ != (ids != nullptr);  // nobody has no id
+    if (other_ids || (frames_ > 0 && timed_ != (time != nullptr)))
         throw Error("the frames of a stream must all have a time, or none of them; likewise ids");
     const double now = time ? *time : static_cast<double>(frames_) / settings_.rate;
     if (!std::isfinite(now)) throw Error("a frame's time must be a number of seconds, got one that is not finite");
     if (frames_ > 0 && now <= time_)
         throw Error("frames must come in order of time, got " + told(now) + " after " + told(time_) + " seconds");
-    const bool restart = frames_ > 0 && now - time_ > settings_.gap + instant;
-    std::int64_t kept = restart ? 0 : count_, first = first_;
+    const bool anew = frames_ > 0 && now - time_ > settings_.gap + instant;
+    std::int64_t kept = anew ? 0 : count_, first = first_;
     for (; kept > 0 && times_[static_cast<std::size_t>(first)] <= now - settings_.seconds + instant; --kept)
         first = (first + 1) % most_frames_;
     if (kept == most_frames_)
         throw Error("frames must come at most " + told(settings_.max_rate) + " a second, got " + std::to_string(kept) +
                     " within " + told(settings_.seconds) + " seconds");
 
-    if (restart) reset(), ++restarts_;
-    first_ = first, count_ = kept, time_ = now, timed_ = time != nullptr, tracked_ = ids != nullptr;
+    // Of the session too, before anything is changed.
+    const Session::Turn sessions(session_->busy());
+    if (anew) restart(), ++restarts_;
+    first_ = first, count_ = kept, time_ = now, timed_ = time != nullptr;
+    if (bodies > 0) known_ = true, tracked_ = ids != nullptr;
     if (frames_++ == 0) began_ = now;
     take_bodies(frame, bodies, ids);
     times_[static_cast<std::size_t>((first_ + count_) % most_frames_)] = now;
@@ -133,6 +159,7 @@ bool WindowStream::push(const float* frame, std::int64_t bodies, const double* t
     if (++since_ < settings_.hop || now - began_ < settings_.least_seconds - instant) return false;
     since_ = 0;
     answer();
+    told_now = {decision_.named(), decision_.probabilities(), logits_, time_, count_};
     return true;
 }
 
@@ -178,6 +205,14 @@ void WindowStream::copy_window(float* to) const {
         }
 }
 
+std::vector<float> WindowStream::window(std::int64_t& frames) const {
+    const Session::Turn turn(busy_);
+    frames = count_;
+    std::vector<float> numbers(static_cast<std::size_t>(count_ * frame_));
+    copy_window(numbers.data());
+    return numbers;
+}
+
 void WindowStream::answer() {
     copy_window(window_.data());
     ClipView view;
@@ -188,8 +223,10 @@ void WindowStream::answer() {
     bool somebody = false;
     for (std::int64_t m = 0; m < view.bodies && !somebody; ++m)
         for (std::int64_t t = 0; t < count_ && !somebody; ++t) somebody = view.present(m, t);
-    std::fill(logits_.begin(), logits_.end(), 0.0F);
-    if (somebody) session_->run_recording(view, logits_.data());
+    // Bodies may be there and not be read: by a recipe that looks at the first body alone, or that they are too flat
+    // for.
+    if (somebody) somebody = session_->run_window(view, logits_.data());
+    if (!somebody) std::fill(logits_.begin(), logits_.end(), 0.0F);
     decision_.take(somebody ? logits_.data() : nullptr);
 }
 

@@ -631,11 +631,11 @@ def test_units_turns_and_virtual_joints() -> None:
     mediapipe, common = Skeleton.named("mediapipe"), Skeleton.named("common-15")
     mapped = layout_map(mediapipe, common)(frames)
     ears = frames[0][:, [7, 8]]
-    np.testing.assert_allclose(mapped[0, :, 0, :3], ears[..., :3].mean(axis=1) * [1, -1, -1], rtol=1e-6)
+    np.testing.assert_allclose(mapped[0, :, 0, :3], ears[..., :3].mean(axis=1) * [-1, -1, 1], rtol=1e-6)
     np.testing.assert_array_equal(mapped[0, :, 0, 3], ears[..., 3].min(axis=1))
     assert mapped[1].tobytes() == bytes(mapped[1].nbytes)
     knees = mapped[0, :, common.joints.index("left knee"), :3]
-    np.testing.assert_array_equal(knees, frames[0, :, 25, :3] * np.float32([1, -1, -1]))
+    np.testing.assert_array_equal(knees, frames[0, :, 25, :3] * np.float32([-1, -1, 1]))
     bodies = rng.normal(size=(2, 3, 25, 3)).astype(np.float32)
     ntu = Skeleton.named("ntu-rgb+d")
     millimetres = layout_map(ntu, Skeleton.named("sbu"))(bodies)

@@ -7,10 +7,23 @@ import pytest
 from edge.networks import clips, file_of, network
 
 from asma_fast import Skeleton
-from asma_fast.data import Preprocessing
+from asma_fast.data import Preprocessing, read_clip
 from asma_fast.edge import Session, adapt
 
 THREE_D = ("ntu-rgb+d", "kinect-v1", "utd-mhad", "common-15", "sbu")
+
+
+def test_a_real_person_who_faces_the_sensor_has_the_right_shoulder_at_positive_x(recordings):
+    """What MediaPipe's adapted landmarks must agree with."""
+    names = Skeleton.named("ntu-rgb+d").joints
+    found = []
+    for path in sorted((recordings / "ntu-raw").rglob("*.skeleton")):
+        frames = read_clip(path, "ntu").frames
+        seen = frames[0][frames[0].any(axis=(1, 2))]
+        found.append(np.median(seen[:, names.index("right shoulder"), 0] - seen[:, names.index("left shoulder"), 0]))
+    assert len(found) >= 5
+    assert min(found) > 0
+    assert adapt(standing(), source="mediapipe", target="ntu-rgb+d")[0, names.index("right shoulder"), 0] > 0
 
 
 def standing() -> np.ndarray:
@@ -38,14 +51,14 @@ def test_a_person_of_mediapipe_stands_upright_in_every_layout(target):
     assert where["head"][up] > where["left shoulder"][up] > where["left hip"][up] > where["left foot"][up]
     for name, place in where.items():
         if name.startswith(("left", "right")):
-            assert (place[0] > 0) == name.startswith("left")
+            assert (place[0] > 0) == name.startswith("right")  # a sensor's x leads to the right hand of who faces it
         else:
             assert place[0] == pytest.approx(0, abs=1e-6)
     trunk = [name for name in ("spine base", "spine mid", "spine shoulder", "neck", "head") if name in where]
     heights = [float(where[name][up]) for name in trunk]
     assert heights == sorted(heights)
     np.testing.assert_allclose(np.abs(where["left knee"]), [0.2, 0.4, 0.05 * 25], rtol=1e-5)
-    assert where["left knee"][2] < 0  # a half turn about x, no mirror
+    assert where["left knee"][2] > 0  # what is away from the camera stays away
 
 
 def test_scores_are_the_least_of_those_that_are_averaged():

@@ -187,6 +187,7 @@ class Settings(ctypes.Structure):
     """Of a stream."""
 
     _fields_ = [
+        ("size", ctypes.c_size_t),
         ("seconds", ctypes.c_double),
         ("least_seconds", ctypes.c_double),
         ("hop", ctypes.c_int64),
@@ -203,6 +204,7 @@ class Calls:
         self.native.asma_edge_load.restype = self.native.asma_edge_open.restype = ctypes.c_void_p
         self.native.asma_edge_class_name.restype = ctypes.c_char_p
         self.native.asma_edge_missing.restype = self.native.asma_edge_stream_missing.restype = ctypes.c_int64
+        self.native.asma_edge_stream_restarts.restype = ctypes.c_int64
         self.native.asma_edge_stream_open.restype = ctypes.c_void_p
         self.native.asma_edge_stream_defaults.restype = Settings
         self.error = ctypes.create_string_buffer(256)
@@ -298,9 +300,12 @@ def test_a_stream_in_c_is_the_stream_of_python(library, tmp_path):
     opened = calls.open(model, 1, 2)
     defaults = inspect.signature(Session.stream).parameters
     for name, _ in Settings._fields_:
-        if name in defaults and name != "least_seconds":  # Python's default is the window's
-            assert getattr(calls.settings(), name) == defaults[name].default
-    assert calls.settings().least_seconds == calls.settings().seconds
+        if name in defaults:
+            wanted = defaults[name].default
+            assert getattr(calls.settings(), name) == (-1 if wanted is None else wanted)
+    old = calls.settings(size=8)
+    assert not calls.native.asma_edge_stream_open(opened, ctypes.byref(old), calls.error, 256)
+    assert "settings must come from asma_edge_stream_defaults of this version" in calls.said()
     options = {"seconds": 0.5, "least_seconds": 0.2, "hop": 3}
     settings = calls.settings(**options)
     stream = ctypes.c_void_p(calls.native.asma_edge_stream_open(opened, ctypes.byref(settings), calls.error, 256))
@@ -338,7 +343,17 @@ def test_a_stream_in_c_is_the_stream_of_python(library, tmp_path):
     assert calls.native.asma_edge_stream_missing(stream) == like.missing == 1
     assert push(recorded[0], 0.0, [5, 4]) == -1
     assert calls.said() == "frames must come in order of time, got 0 after 1.3 seconds"
-    calls.native.asma_edge_stream_reset(stream)
+    assert calls.native.asma_edge_stream_reset(stream, calls.error, 256) == 0
+    assert calls.native.asma_edge_stream_restarts(stream) == 0
     assert push(recorded[0], 0.0, [5, 4]) == 0
+    nobody = (None, ctypes.c_int64(0), ctypes.byref(ctypes.c_double(0.1)), None)  # neither frame nor ids
+    told = (probabilities.ctypes.data_as(ctypes.c_void_p), ctypes.byref(named), calls.error, 256)
+    assert calls.native.asma_edge_stream_push(stream, *nobody, *told) == 0, calls.said()
     calls.native.asma_edge_stream_close(stream)
     calls.native.asma_edge_stream_close(None)
+    assert calls.native.asma_edge_stream_push(None, *nobody, *told) == -1
+    assert calls.said() == "stream must not be NULL"
+    assert calls.native.asma_edge_stream_reset(None, calls.error, 256) == 1
+    for tell in ("joints", "channels", "classes", "takes_recordings", "missing", "stream_missing", "stream_restarts"):
+        assert getattr(calls.native, f"asma_edge_{tell}")(None) == 0
+    assert calls.native.asma_edge_class_name(None, ctypes.c_int64(0)) is None

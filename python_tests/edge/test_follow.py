@@ -47,6 +47,7 @@ def test_each_line_is_a_frame_and_answers_are_the_streams(model, monkeypatch, ca
         assert answer["time"] == pytest.approx(result.time)
         assert answer["ms"] > 0
     assert said.startswith("60 frames, p50 ")
+    assert "began anew" not in said
     assert "3 of them with an answer" in said
 
 
@@ -76,6 +77,8 @@ def test_another_layout_is_adapted_and_missing_bodies_are_told(model, monkeypatc
         ('{"joints": "many"}', '"joints" must be numbers of shape (M, V, C)'),
         ('{"joints": [[1, 2]]}', '"joints" must be numbers of shape (M, V, C), got (1, 2)'),
         ('{"joints": [[[1, 2, 3]]]}', "a frame must have shape (M, 25, 3)"),
+        ('{"joints": 0}', '"joints" must be numbers of shape (M, V, C)'),
+        ('{"joints": [], "time": 1' + 400 * "0" + "}", "time a number of seconds"),
         ('{"joints": [], "time": "now"}', "\"time\" must be a number of seconds, got 'now'"),
         ('{"joints": [], "ids": [1.5]}', '"ids" must be whole numbers, got [1.5]'),
         ('{"joints": [], "ids": [1]}', "a frame must have an id for each of its 0 bodies, got 1"),
@@ -94,5 +97,10 @@ def test_no_frame_and_no_place_for_a_recording(model, monkeypatch, capsys):
     assert capsys.readouterr().err == "no frame came\n"
     assert main(["classify", "clip.skeleton", "--follow", "--model", str(model)]) == 2
     assert "follow reads standard input, and no recording; got clip.skeleton" in capsys.readouterr().err
-    assert follow(['{"joints": [[[1, 2, 3]]]}'], model, monkeypatch, "--source", "coco") == 2
+    slow = [json.dumps({"joints": [], "time": 1000 * t}) for t in range(4)]
+    assert follow(slow, model, monkeypatch) == 0
+    said = capsys.readouterr().err
+    assert "none of them with an answer" in said
+    assert "began anew 3 times after a gap (times are in seconds)" in said
+    assert follow([], model, monkeypatch, "--source", "coco") == 2
     assert "2-D joints do not become 3-D ones" in capsys.readouterr().err
