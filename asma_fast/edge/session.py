@@ -206,8 +206,9 @@ class Session:
         )
 
     def _skeleton(self, path: object) -> Skeleton:
-        told_of, joints = self.description["skeleton"], int(self.description["network"]["joints"])
+        joints = int(self.description["network"]["joints"])
         try:
+            told_of = self.description["skeleton"]
             if not isinstance(told_of["joints"], list) or len(told_of["joints"]) != joints:  # else memory is anyone's
                 raise ValueError(f"it must name the network's {joints} joints")
             if not isinstance(told_of["name"], str):

@@ -109,7 +109,8 @@ class WindowStream:
     @property
     def window(self) -> NDArray[np.float32]:
         """``(M, T, V, C)``: the recorded frames of the last seconds."""
-        found: NDArray[np.float32] = self._open().window
+        with told():
+            found: NDArray[np.float32] = self._open().window
         return found
 
     @property
@@ -124,7 +125,8 @@ class WindowStream:
 
     def reset(self) -> None:
         """Begins anew: as if no frame had come."""
-        self._open().reset()
+        with told():
+            self._open().reset()
 
     def close(self) -> None:
         """Gives its memory back; a closed stream takes no frame. Closing it again does nothing."""

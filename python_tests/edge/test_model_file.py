@@ -78,6 +78,12 @@ def test_every_cut_is_refused(tmp_path):
 
 
 LIES = [
+    (("skeleton", "joints"), [], "its skeleton is none: it must name the network's 7 joints"),
+    (("skeleton", "joints"), 7, "its skeleton is none: it must name the network's 7 joints"),
+    (("skeleton", "edges"), [[0, 10**12]], "its skeleton is none"),
+    (("skeleton", "name"), ["seven"], "its skeleton is none: its name must be a string"),
+    (("skeleton",), {"edges": [[0, 10**12]]}, "its skeleton is none"),
+    (("skeleton",), [], "its skeleton is none"),
     (("network", "joints"), 8, r"tensor 'input.scale' must have shape \(8, 3\), got \(7, 3\)"),
     (("network", "joints"), -1, "network.joints must be a whole number from 1 to 1024, got -1"),
     (("network", "joints"), 2**63, "network.joints must be a whole number from 1 to 1024, got 9223372036854775808"),
