@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from asma_fast._backends import native
 from asma_fast.edge.session import Session
@@ -26,6 +27,13 @@ class Times:
     p99: float
     mean: float
     longest: float
+
+    @classmethod
+    def of(cls, spent: ArrayLike) -> Times:
+        """Those of times in milliseconds, at least one."""
+        times = np.asarray(spent, np.float64)
+        p50, p99 = np.quantile(times, [0.5, 0.99], method="nearest")
+        return cls(float(p50), float(p99), float(times.mean()), float(times.max()))
 
     def __str__(self) -> str:
         return f"p50 {self.p50:.3f} ms, p99 {self.p99:.3f} ms, mean {self.mean:.3f} ms, longest {self.longest:.3f} ms"
@@ -158,8 +166,7 @@ def _times(runs: int, work: Callable[[int], object]) -> Times:
         began = perf_counter()
         work(index)
         spent[index] = 1000 * (perf_counter() - began)
-    p50, p99 = np.quantile(spent, [0.5, 0.99], method="nearest")
-    return Times(float(p50), float(p99), float(spent.mean()), float(spent.max()))
+    return Times.of(spent)
 
 
 def _peak_bytes() -> int | None:

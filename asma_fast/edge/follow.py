@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from time import perf_counter
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asma_fast.edge.adaptation import adapt
+from asma_fast.edge.bench import Times
 from asma_fast.edge.configs import ClassifyConfig
 from asma_fast.edge.session import Session
 from asma_fast.skeleton import Skeleton
@@ -113,9 +113,9 @@ class Follower:
         """What frames and answers took, in a sentence."""
         if not self.frame_ms:
             return "no frame came"
-        parts = [f"{self._frames} frames, {_quantiles(self.frame_ms)}"]
+        parts = [f"{self._frames} frames, {Times.of(self.frame_ms)}"]
         if self._answers:
-            parts.append(f"{self._answers} of them with an answer, {_quantiles(self.answer_ms)}")
+            parts.append(f"{self._answers} of them with an answer, {Times.of(self.answer_ms)}")
         else:
             parts.append("none of them with an answer: the window never was long enough")
         if self._stream.restarts:
@@ -123,9 +123,3 @@ class Follower:
         if self._stream.missing:
             parts.append(f"{self._stream.missing} bodies were not finite and taken for missing")
         return "; ".join(parts)
-
-
-def _quantiles(times: Iterable[float]) -> str:
-    ordered = sorted(times)
-    p50, p99 = (ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] for share in (0.5, 0.99))
-    return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms, longest {ordered[-1]:.2f} ms"
