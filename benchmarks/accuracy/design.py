@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,13 +88,12 @@ class Settings:
             "off_diagonal": self.off_diagonal * self.batch / self.projector,
         }
         return PretrainConfig(
-            **{**small, **own},
+            **{**small, "channels": CHANNELS, **own},
             data=Path(",".join(str(SETS[name].file(work)) for name in sets)),
             split=",".join(SETS[name].splits[0] for name in sets),
             layout=LAYOUT,
             frames=FRAMES,
             bodies=1,
-            channels=CHANNELS,
             seed=seed,
             out=out,
             save_every=5,
@@ -180,6 +180,22 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "random-random": {"encoders": ("random-random",)},
     "none-none": {"encoders": ("none-none",)},
 }
+# What an ablation changes in both encoders of ASMa: key, name, options of the masks.
+ABLATIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("degree-2", "ASMa, degree to the power of 2", {"joint_exponent": 2.0}),
+    ("degree-4", "ASMa, degree to the power of 4", {"joint_exponent": 4.0}),
+    ("motion", "ASMa, joints by their motion", {"joint_weight": "motion"}),
+    ("half", "ASMa, half the share masked", {"mask_joints": 0.16, "mask_frames": 0.1, "mask_frames_random": 0.1}),
+    ("more", "ASMa, one and a half times", {"mask_joints": 0.48, "mask_frames": 0.3, "mask_frames_random": 0.3}),
+)
+ENCODERS.update(
+    {
+        f"{encoder}-{key}": {**ENCODERS[encoder], **options}
+        for encoder, (key, _, options) in itertools.product(("hl", "lh"), ABLATIONS)
+    }
+)
+DEFAULT_CHANNELS = PretrainConfig.channels  # of the published network
+ENCODERS.update({f"{name}-256": {**ENCODERS[name], "channels": DEFAULT_CHANNELS} for name in ("pstl", "hl", "lh")})
 UNTRAINED = "untrained"  # beside them: the network before pretraining, batch-norms calibrated on the training clips
 
 
@@ -193,12 +209,15 @@ class Row:
         In file names, and in tables.
     kind
         ``encoders``, whose weights are read; ``scratch``: their shapes alone; or ``raw`` coordinates.
+    seeds
+        With which it is made.
     """
 
     key: str
     name: str
     encoders: tuple[tuple[str, int], ...] = ()
     kind: str = "encoders"
+    seeds: tuple[int, ...] = SEEDS
 
 
 def _twice(key: str, name: str, first: str, second: str = "") -> Row:
@@ -229,6 +248,20 @@ ROWS = (
     ASMA,
 )
 PAIRS = tuple(row for row in ROWS if len(row.encoders) == 2)
+FEWER = (0, 1)  # seeds of the ablations
+ABLATED = tuple(
+    replace(_twice(f"asma-{key}", name, f"hl-{key}", f"lh-{key}"), seeds=FEWER) for key, name, _ in ABLATIONS
+)
+DEFAULT_SIZE = tuple(
+    replace(
+        row,
+        key=f"{row.key}-256",
+        name=f"{row.name}, 16 → 256",
+        encoders=tuple((f"{name}-256", more) for name, more in row.encoders),
+        seeds=SEEDS[:1],
+    )
+    for row in (PSTL1, PSTL2, ASMA)
+)
 LABELLED = (SCRATCH1, SCRATCH2, PSTL1, PSTL2, ASMA)
 
 
@@ -263,6 +296,14 @@ COLUMNS = (
     Column("transfer", LARGE, (PSTL1, ASMA)),
 )
 
+# Beside them, with fewer seeds: tables of their own.
+FURTHER = (
+    Column("linear", LARGE, ABLATED),
+    Column("aligned", LARGE, ABLATED),
+    Column("linear", LARGE[:1], DEFAULT_SIZE),
+    Column("aligned", LARGE[:1], DEFAULT_SIZE),
+)
+
 
 def pretrainings() -> list[tuple[tuple[str, ...], str, int]]:
     """Data sets, encoder and seed of all that is pretrained: what most claims are about first."""
@@ -270,12 +311,14 @@ def pretrainings() -> list[tuple[tuple[str, ...], str, int]]:
     transfer = COLUMNS[-1]
     wanted: list[tuple[tuple[str, ...], str, int]] = [(PRETRAINED_ON, *one) for one in _encoders(rows[:5])]
     wanted += [((dataset,), *one) for dataset in transfer.sets for one in _encoders(transfer.rows)]
-    wanted += [(PRETRAINED_ON, *one) for one in _encoders(rows)]
+    wanted += [(PRETRAINED_ON, *one) for one in _encoders([*rows, *DEFAULT_SIZE, *ABLATED])]
     return list(dict.fromkeys(wanted))
 
 
 def _encoders(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    return [(encoder, seed + more) for seed in SEEDS for row in rows for encoder, more in row.encoders]
+    return [
+        (encoder, seed + more) for seed in SEEDS for row in rows if seed in row.seeds for encoder, more in row.encoders
+    ]
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 from design import (
+    ABLATED,
     ALL,
     ASMA,
     COLUMNS,
+    DEFAULT_SIZE,
     LARGE,
     PSTL1,
     PSTL2,
     RAW,
     SCRATCH1,
     SCRATCH2,
-    SEEDS,
     SETS,
     UNTRAINED2,
     Column,
@@ -126,7 +128,7 @@ def hits_of(
     where a seed is missing. ``kept`` says of ids which count."""
     store = study.store(dataset)
     found = []
-    for seed in SEEDS:
+    for seed in row.seeds:
         parts = []
         for fold in SETS[dataset].folds(store):
             path = study.folder(column, dataset, fold) / f"{row.key}-seed{seed}.json"
@@ -154,6 +156,9 @@ def page(study: Study) -> str:
     for column in COLUMNS:
         lines += ["", f"## {TITLES[column.name]}", "", *_table(study, column)]
     lines += ["", "## By class motion", "", *_terciles(study)]
+    small = (PSTL1, PSTL2, ASMA)
+    lines += ["", "## Ablations", "", *_further(study, ABLATED, [ASMA] * len(ABLATED), LARGE, "ASMa")]
+    lines += ["", "## The default network", "", *_further(study, DEFAULT_SIZE, small, LARGE[:1], "8 → 128")]
     return "\n".join(lines) + "\n"
 
 
@@ -238,11 +243,32 @@ def terciles(study: Study, dataset: str) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(present[np.argsort(means, kind="stable")], 3)]
 
 
+def _further(study: Study, rows: Sequence[Row], against: Sequence[Row], sets: Sequence[str], name: str) -> list[str]:
+    """Rows of fewer seeds, each beside the same seeds of another row."""
+    columns = ("linear", "aligned")
+    heads = [f"{NAMES[dataset]}, {TITLES[column].lower()}" for column, dataset in product(columns, sets)]
+    differences = [f"{TITLES[column].lower()} against {name}, points (95 %)" for column in columns]
+    lines = [
+        "| row | seeds | " + " | ".join([*heads, *differences]) + " |",
+        "|" + "---|" * (2 + len(heads) + len(columns)),
+    ]
+    for row, other in zip(rows, against, strict=True):
+        theirs = replace(other, seeds=row.seeds)
+        cells = [row.name, str(len(row.seeds))]
+        cells += [_accuracy(hits_of(study, column, row, dataset)) for column, dataset in product(columns, sets)]
+        for column in columns:
+            parts = [[hits_of(study, column, one, dataset) for one in (row, theirs)] for dataset in sets]
+            pairs = [ours - their for ours, their in parts if ours is not None and their is not None]
+            cells.append(_difference(*bootstrap_difference(pairs)) if len(pairs) == len(sets) else "–")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def _accuracy(hits: Hits | None) -> str:
     if hits is None:
         return "–"
     each = 100 * hits.mean(1)
-    return f"{each.mean():.1f} ± {each.std(ddof=1):.1f}"
+    return f"{each.mean():.1f}" + (f" ± {each.std(ddof=1):.1f}" if len(each) > 1 else "")
 
 
 def _difference(mean: float, interval: Interval) -> str:

@@ -204,7 +204,7 @@ def _spread(shares: Sequence[float]) -> str:
 
 def options_of(words: Sequence[str]) -> DistillConfig:
     """The config that OPTION=VALUE words describe."""
-    given = dict(word.split("=", 1) if "=" in word else (word, "") for word in words)
+    given = {name: value for name, _, value in (word.partition("=") for word in words)}
     for name in ("channels", "strides", "taps", "separable", "seed", "name"):
         if name in given:
             raise ValueError(f"{name} is the grid's: --shapes, --taps, --convolutions, --seeds")

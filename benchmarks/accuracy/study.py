@@ -26,6 +26,7 @@ from design import (
     ALIGN,
     COLUMNS,
     FINETUNE,
+    FURTHER,
     GRID,
     PSTL1,
     PSTL2,
@@ -149,6 +150,8 @@ def measured(study: Study, columns: Sequence[Column], jobs: int) -> None:
     for column in columns:
         work: list[Job] = []
         for seed, row, dataset in itertools.product(SEEDS, column.rows, column.sets):
+            if seed not in row.seeds:
+                continue
             own = study.transferred_to(dataset) if column.name == "transfer" else study
             if all((folder / "done").exists() for folder in own.folders(row, seed)):
                 work.append((measure, (own, column.name, row, seed, dataset)))
@@ -186,7 +189,7 @@ def _stage(given: argparse.Namespace) -> int:
         kept = given.page.read_text(encoding="utf-8").partition("## Claims")[0] if given.page.exists() else ""
         write_text(given.page, kept + page(study))
     elif given.stage == "measure":
-        asked = [column for column in COLUMNS if not given.columns or column.name in given.columns]
+        asked = [column for column in (*COLUMNS, *FURTHER) if not given.columns or column.name in given.columns]
         measured(study, asked, given.jobs)
     return 0
 
