@@ -209,15 +209,20 @@ class Row:
         In file names, and in tables.
     kind
         ``encoders``, whose weights are read; ``scratch``: their shapes alone; or ``raw`` coordinates.
-    seeds
-        With which it is made.
+    count
+        Of the study's seeds, from the first.
     """
 
     key: str
     name: str
     encoders: tuple[tuple[str, int], ...] = ()
     kind: str = "encoders"
-    seeds: tuple[int, ...] = SEEDS
+    count: int = len(SEEDS)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """With which it is made."""
+        return SEEDS[: self.count]
 
 
 def _twice(key: str, name: str, first: str, second: str = "") -> Row:
@@ -248,9 +253,9 @@ ROWS = (
     ASMA,
 )
 PAIRS = tuple(row for row in ROWS if len(row.encoders) == 2)
-FEWER = (0, 1)  # seeds of the ablations
+FEWER = 2  # seeds of the ablations
 ABLATED = tuple(
-    replace(_twice(f"asma-{key}", name, f"hl-{key}", f"lh-{key}"), seeds=FEWER) for key, name, _ in ABLATIONS
+    replace(_twice(f"asma-{key}", name, f"hl-{key}", f"lh-{key}"), count=FEWER) for key, name, _ in ABLATIONS
 )
 DEFAULT_SIZE = tuple(
     replace(
@@ -258,7 +263,7 @@ DEFAULT_SIZE = tuple(
         key=f"{row.key}-256",
         name=f"{row.name}, 16 → 256",
         encoders=tuple((f"{name}-256", more) for name, more in row.encoders),
-        seeds=SEEDS[:1],
+        count=1,
     )
     for row in (PSTL1, PSTL2, ASMA)
 )

@@ -253,7 +253,7 @@ def _further(study: Study, rows: Sequence[Row], against: Sequence[Row], sets: Se
         "|" + "---|" * (2 + len(heads) + len(columns)),
     ]
     for row, other in zip(rows, against, strict=True):
-        theirs = replace(other, seeds=row.seeds)
+        theirs = replace(other, count=row.count)
         cells = [row.name, str(len(row.seeds))]
         cells += [_accuracy(hits_of(study, column, row, dataset)) for column, dataset in product(columns, sets)]
         for column in columns:

@@ -149,9 +149,8 @@ def measured(study: Study, columns: Sequence[Column], jobs: int) -> None:
     """What of the columns has all its encoders, one after the other."""
     for column in columns:
         work: list[Job] = []
-        for seed, row, dataset in itertools.product(SEEDS, column.rows, column.sets):
-            if seed not in row.seeds:
-                continue
+        of_rows = ((seed, row) for seed in SEEDS for row in column.rows if seed in row.seeds)
+        for (seed, row), dataset in itertools.product(of_rows, column.sets):
             own = study.transferred_to(dataset) if column.name == "transfer" else study
             if all((folder / "done").exists() for folder in own.folders(row, seed)):
                 work.append((measure, (own, column.name, row, seed, dataset)))

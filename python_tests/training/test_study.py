@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     import study
 
     monkeypatch.setattr(design, "CHANNELS", (4,) * 10)
-    for module in (design, study, results):
+    for module in (design, study):
         monkeypatch.setattr(module, "SEEDS", (0, 1))
     for budget in (design.ALIGN, design.FINETUNE, design.FINETUNE_SHOTS, design.DISTILL):
         monkeypatch.setitem(budget, "steps", 2)
@@ -50,7 +51,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def test_every_column_is_measured_and_told(parts):
     design, measures, results, program, study = parts
     for sets, encoder, seed in program.pretrainings():
-        if encoder in ("pstl", "hl", "lh", "untrained") and sets != ("nw-ucla",):
+        if encoder in ("pstl", "hl", "lh", "untrained", "hl-motion", "lh-motion") and sets != ("nw-ucla",):
             program.pretrain_one(replace(study, sets=sets), encoder, seed)
     for column in design.COLUMNS:
         for row in (row for row in column.rows if row in (design.RAW, design.UNTRAINED2, *design.LABELLED)):
@@ -59,6 +60,10 @@ def test_every_column_is_measured_and_told(parts):
                 for dataset in column.sets if column.name in ("linear", "rbf") else column.sets[:1]:
                     own = study.transferred_to(dataset) if column.name == "transfer" else study
                     measures.measure(own, column.name, row, seed, dataset)
+    (ablated,) = [row for row in design.ABLATED if row.key == "asma-motion"]
+    for column, seed, dataset in itertools.product(("linear", "aligned"), ablated.seeds, design.LARGE):
+        for row in (ablated, design.ASMA):
+            measures.measure(study, column, row, seed, dataset)
     text = results.page(study)
     (claim,) = [line for line in text.splitlines() if line.startswith("| linear against raw coordinates with RBF")]
     rows = (("linear", design.ASMA), ("rbf", design.RAW))
@@ -66,6 +71,10 @@ def test_every_column_is_measured_and_told(parts):
     assert f"| {100 * sum(ours.mean() - theirs.mean() for ours, theirs in sets) / 2:+.1f} (" in claim
     assert "not measured" not in claim
     assert "| under noise against PSTL ×2 | 2 | +0 | +3 | not measured |" in text
+    (told,) = [line for line in text.splitlines() if line.startswith(f"| {ablated.name} | 2 |")]
+    pairs = [[results.hits_of(study, "linear", row, name) for row in (ablated, design.ASMA)] for name in design.LARGE]
+    assert f"| {100 * sum(ours.mean() - theirs.mean() for ours, theirs in pairs) / 2:+.1f} (" in told
+    assert "| ASMa, half the share masked | 2 | – |" in text
     # What is told is what the records hold, and rows without records say so.
     hits = results.hits_of(study, "linear", design.ASMA, "nw-ucla")
     assert f"| {design.ASMA.name} | {100 * hits.mean():.1f} ± " in text
