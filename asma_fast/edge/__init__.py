@@ -1,6 +1,6 @@
 """Trained networks on small machines: NumPy and the native module, without torch.
 
-``export`` alone needs torch, where the network was trained.
+``export`` and ``export_onnx`` alone need torch, where the network was trained.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from asma_fast.data import Preprocessing
     from asma_fast.edge.adaptation import adapt
 
-__all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "adapt", "export"]
+__all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "adapt", "export", "export_onnx"]
 
 
 def export(
@@ -61,6 +61,41 @@ def export(
     from asma_fast.edge.exporter import write_model
 
     return write_model(model, Path(path), preprocessing, bodies, class_names)
+
+
+def export_onnx(model: Any, path: str | Path, *, class_names: tuple[str, ...] | list[str] | None = None) -> Path:
+    """Write a trained classifier, over one encoder or two aligned ones, as an ONNX file for other runtimes.
+
+    Standard operators of opset 18: products with the adjacency, convolutions, means. One input, ``clips``
+    ``(N, C, T, V, M)`` float32, preprocessed, with N, T and M free; one output, ``logits`` ``(N, classes)``. Skeleton
+    and class names are in the metadata. Needs torch, onnx and onnxscript (the extra ``edge``).
+
+    Parameters
+    ----------
+    model
+        A :class:`asma_fast.nn.Classifier` over :class:`asma_fast.nn.STGCN` or :class:`asma_fast.nn.AlignedEncoders`;
+        read as in eval mode.
+    path
+        ``*.onnx``; written whole or not at all.
+    class_names
+        One a logit; by default ``"0"``, ``"1"``, …
+
+    Returns
+    -------
+    Path
+        That of the file.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is another network, a layer of it was replaced, a weight is not finite, or the names are not as
+        many as its classes.
+    ImportError
+        If onnx or onnxscript is not installed.
+    """
+    from asma_fast.edge.onnx_writer import write_onnx
+
+    return write_onnx(model, Path(path), class_names)
 
 
 def __getattr__(name: str) -> Any:

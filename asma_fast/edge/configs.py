@@ -14,9 +14,9 @@ class ExportConfig:
     """Export."""
 
     checkpoint: Path | None = option(
-        None, "checkpoint of distill, or of finetune, semi or transfer of one encoder", positional=True
+        None, "checkpoint of distill, finetune, semi or transfer; of two encoders to ONNX alone", positional=True
     )
-    out: Path = option(Path("model.safetensors"), "model file to write")
+    out: Path = option(Path("model.safetensors"), "model file to write; *.onnx: for other runtimes")
 
 
 @dataclass(frozen=True)

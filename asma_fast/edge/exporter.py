@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from asma_fast._files import replacing
 from asma_fast.data import Preprocessing
 from asma_fast.data.tensor_file import header
-from asma_fast.nn import STGCN, Classifier, TemporalConv
+from asma_fast.edge.onnx_session import KEY
+from asma_fast.nn import STGCN, AlignedEncoders, Classifier, FeatureAlignment, TemporalConv
 from asma_fast.nn._batch_norm import has_no_hooks
 from asma_fast.nn.block import STGCNBlock
 from asma_fast.nn.input_norm import InputNorm
@@ -24,7 +25,6 @@ from asma_fast.ops.temporal_conv import sizes_of
 from asma_fast.skeleton import Skeleton
 
 FORMAT = 1
-KEY = "asma_fast.edge"
 MOST_BODIES = 64
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -41,28 +41,13 @@ def write_model(
             f"model must be a Classifier over one STGCN, got {type(model).__name__}{inside}; "
             "distil a teacher of two encoders into one that is"
         )
-    _check_layers(model)
+    check_layers(model)
     check_count("bodies", bodies, 0, MOST_BODIES)
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path.name}")
-    names = [str(index) for index in range(model.head.out_features)] if class_names is None else list(class_names)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(
-            f"class_names must be strings, got {', '.join(sorted({type(name).__name__ for name in names}))}"
-        )
-    if len(names) != model.head.out_features:
-        raise ValueError(f"class_names must be as many as the classes, {model.head.out_features}, got {len(names)}")
+    names = names_of(model, class_names)
     encoder = model.encoder
-    tensors: Tensors = {}
-    network = {
-        "joints": len(encoder.skeleton),
-        "coordinates": encoder.in_channels,
-        "bodies": encoder.bodies,
-        "blocks": [_block(block, f"blocks.{index}", tensors) for index, block in enumerate(encoder.blocks)],
-    }
-    scale, shift = _affine(encoder.input_norm)
-    _add(tensors, "input.scale", scale)
-    _add(tensors, "input.shift", shift)
+    network, tensors = fold(encoder)
     _add(tensors, "head.weight", _wide(model.head.weight))
     _add(tensors, "head.bias", _wide(model.head.bias))
     description = {
@@ -77,17 +62,49 @@ def write_model(
     return path
 
 
-def _check_layers(model: Classifier) -> None:
-    """Every layer is what the classes made of it: the file tells of nothing else."""
+def fold(encoder: STGCN) -> tuple[dict[str, Any], Tensors]:
+    """An encoder as a model file tells of it, batch-norms in the weights before them: its shape, and its tensors."""
+    tensors: Tensors = {}
+    network = {
+        "joints": len(encoder.skeleton),
+        "coordinates": encoder.in_channels,
+        "bodies": encoder.bodies,
+        "blocks": [_block(block, f"blocks.{index}", tensors) for index, block in enumerate(encoder.blocks)],
+    }
+    scale, shift = _affine(encoder.input_norm)
+    _add(tensors, "input.scale", scale)
+    _add(tensors, "input.shift", shift)
+    return network, tensors
+
+
+def names_of(model: Classifier, class_names: Sequence[str] | None) -> list[str]:
+    """The names of its classes: those given, or numbers."""
+    names = [str(index) for index in range(model.head.out_features)] if class_names is None else list(class_names)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"class_names must be strings, got {', '.join(sorted({type(name).__name__ for name in names}))}"
+        )
+    if len(names) != model.head.out_features:
+        raise ValueError(f"class_names must be as many as the classes, {model.head.out_features}, got {len(names)}")
+    return names
+
+
+def check_layers(model: Classifier) -> None:
+    """Every layer is what the classes made of it: a file tells of nothing else."""
     encoder = model.encoder
-    assert isinstance(encoder, STGCN)
     kinds: dict[str, tuple[nn.Module, type[nn.Module]]] = {
         "the model": (model, Classifier),
-        "the encoder": (encoder, STGCN),
-        "input_norm": (encoder.input_norm, InputNorm),
         "head": (model.head, nn.Linear),
-        **{f"blocks.{index}": (block, STGCNBlock) for index, block in enumerate(encoder.blocks)},
     }
+    parts: dict[str, Any] = {"": encoder}
+    if isinstance(encoder, AlignedEncoders):
+        kinds["the encoder"] = (encoder, AlignedEncoders)
+        kinds["alignment"] = (encoder.alignment, FeatureAlignment)
+        parts = {"first.": encoder.first, "second.": encoder.second}
+    for name, part in parts.items():
+        kinds[f"{name}encoder" if name else "the encoder"] = (part, STGCN)
+        kinds[f"{name}input_norm"] = (part.input_norm, InputNorm)
+        kinds.update({f"{name}blocks.{index}": (block, STGCNBlock) for index, block in enumerate(part.blocks)})
     for name, (module, kind) in kinds.items():
         fits = type(module) is kind and has_no_hooks(module)
         if not fits or (isinstance(module, STGCNBlock) and not module._fuses()):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from asma_fast._backends import native
 from asma_fast.edge._errors import EdgeError, told
+from asma_fast.edge.onnx_session import OnnxSession
 from asma_fast.edge.stream import WindowStream
 from asma_fast.skeleton import Skeleton
 
@@ -32,12 +33,16 @@ class Session:
     Parameters
     ----------
     path
-        Written by :func:`asma_fast.edge.export`; or another session, whose weights this one shares.
+        Written by :func:`asma_fast.edge.export` (or :func:`asma_fast.edge.export_onnx`, for onnxruntime); or another
+        session, whose weights this one shares.
+    runtime
+        ``"native"``: this package's engine. ``"onnxruntime"``: that one, where it is installed, for an ONNX file and
+        preprocessed clips; it has no streams, and the weights of another session's file are read again.
     threads
-        That share a run. Results do not depend on it.
+        That share a run. Results of the engine do not depend on it.
     max_clips, max_bodies, max_frames
-        The most that a run may hold; memory is taken for so much, and at least for what the file's preprocessing makes
-        of a recording. A session that shares another's weights takes clips as long as that one.
+        The most that a run of the engine may hold; memory is taken for so much, and at least for what the file's
+        preprocessing makes of a recording. A session that shares another's weights takes clips as long as that one.
 
     Attributes
     ----------
@@ -64,21 +69,43 @@ class Session:
         self,
         path: str | Path | Session,
         *,
+        runtime: Literal["native", "onnxruntime"] = "native",
         threads: int = 1,
         max_clips: int = 1,
         max_bodies: int = 2,
         max_frames: int = 300,
     ) -> None:
-        module = native()
+        if runtime not in ("native", "onnxruntime"):
+            raise EdgeError(f"runtime must be 'native' or 'onnxruntime', got {runtime!r}")
+        self._network: Any
+        self._session: Any
+        if runtime == "native":
+            self._take_native(path, threads, max_clips, max_bodies, max_frames)
+        else:
+            self._take_onnx(path, threads)
         with told():
-            self._network: Any = (
-                path._network if isinstance(path, Session) else module.EdgeNetwork(str(path), max_frames)
-            )
-            self._session = module.EdgeSession(self._network, max_clips, max_bodies, threads)
             self.description: dict[str, Any] = json.loads(self._network.description)
         self.skeleton = self._skeleton(path)
         self.channels = int(self.description["network"]["coordinates"])
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
+
+    def _take_native(self, path: str | Path | Session, threads: int, *most: int) -> None:
+        if isinstance(path, Session) and path._onnx is not None:
+            raise EdgeError("a session of onnxruntime has no weights for the engine: name its runtime")
+        if not isinstance(path, Session) and Path(path).suffix == ".onnx":
+            raise EdgeError(f"{path}: is an ONNX file, which runtime='onnxruntime' runs; export writes the engine's")
+        module, (max_clips, max_bodies, max_frames) = native(), most
+        with told():
+            self._network = path._network if isinstance(path, Session) else module.EdgeNetwork(str(path), max_frames)
+            self._session = module.EdgeSession(self._network, max_clips, max_bodies, threads)
+        self._onnx: OnnxSession | None = None
+
+    def _take_onnx(self, path: str | Path | Session, threads: int) -> None:
+        if isinstance(path, Session):
+            if path._onnx is None:
+                raise EdgeError("a session of the engine has no ONNX file: name its runtime")
+            path = path._onnx.path
+        self._network = self._session = self._onnx = OnnxSession(path, threads)
 
     @property
     def missing(self) -> int:
@@ -104,6 +131,10 @@ class Session:
             If the clips are not float32.
         """
         given = self._checked(clips, 5, "clips must have shape (N, M, T, V, C)")
+        if self._onnx is not None:
+            if not preprocessed:
+                raise EdgeError("an ONNX file takes preprocessed clips only: pass preprocessed=True")
+            return self._onnx.run(given, len(self.skeleton), self.channels)
         with told():
             if preprocessed or not len(given):
                 logits: NDArray[np.float32] = self._session.run(np.require(given, requirements=("C", "A")))
@@ -186,6 +217,8 @@ class Session:
         """
         if mode != "window":
             raise EdgeError(f"mode must be 'window', got {mode!r}")
+        if self._onnx is not None:
+            raise EdgeError("onnxruntime has no streams: export the model for the engine")
         if least_seconds is not None and least_seconds < 0:
             raise EdgeError(f"least_seconds must be at least 0, got {least_seconds}")
         return WindowStream(

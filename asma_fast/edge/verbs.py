@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from asma_fast.data import Preprocessing, fill_missing, read_clip
 from asma_fast.data.layout_maps import layout_map
-from asma_fast.edge import Prediction, Session, export
+from asma_fast.edge import Prediction, Session, export, export_onnx
 from asma_fast.edge.configs import ClassifyConfig, ExportConfig
 from asma_fast.skeleton import Skeleton
 
 
 def export_checkpoint(config: ExportConfig) -> Path:
-    """Writes the classifier of a checkpoint as a model file, with its preprocessing and the names of its classes.
+    """Writes the classifier of a checkpoint as a model file, with its preprocessing and the names of its classes; where
+    ``out`` ends in ``.onnx`` as an ONNX file, without preprocessing.
 
     Raises
     ------
@@ -26,7 +27,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
     CheckpointError
         If the file is damaged, or holds no classifier.
     TypeError
-        If it is over two encoders.
+        If it is over two encoders, which ONNX alone can tell of.
     """
     from asma_fast.nn import Classifier
     from asma_fast.training.checkpoint import CheckpointError
@@ -37,6 +38,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
     model, record = load_model(config.checkpoint)
     if not isinstance(model, Classifier):
         raise CheckpointError(f"{config.checkpoint}: has no head to name classes; `asma-fast distill` trains one")
+    if config.out.suffix == ".onnx":
+        return export_onnx(model, config.out, class_names=record["classes"])
     stream = record.get("stream", "joint")
     if stream != "joint":
         raise ValueError(

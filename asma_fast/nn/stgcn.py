@@ -158,7 +158,7 @@ class STGCN(nn.Module):
             If the clip does not fit the skeleton, or the view does not fit the clip or keeps no frame or no joint.
         """
         x, frames, joints = self._feature_map(clip, view, seed, ids)
-        return self._over_bodies(x.mean(dim=(2, 3)), clip, frames, joints)
+        return over_bodies(x.mean(dim=(2, 3)), clip, self.bodies, frames, joints)
 
     def tokens(
         self,
@@ -203,7 +203,7 @@ class STGCN(nn.Module):
             raise ValueError(f"per must be 'joint' or 'frame', got {per!r}")
         x, frames, joints = self._feature_map(clip, view, seed, ids)
         pooled = x.mean(dim=2 if per == "joint" else 3)
-        return self._over_bodies(pooled, clip, frames, joints).transpose(1, 2)
+        return over_bodies(pooled, clip, self.bodies, frames, joints).transpose(1, 2)
 
     def _feature_map(
         self, clip: Tensor, view: View | None, seed: Tensor | int | None, ids: Tensor | None
@@ -236,18 +236,21 @@ class STGCN(nn.Module):
                 x = block(x, nodes=nodes, seed=seed, ids=ids)
         return x, frames, joints
 
-    def _over_bodies(self, pooled: Tensor, clip: Tensor, frames: Tensor | None, joints: Tensor | None) -> Tensor:
-        """``(N·M, D, …)`` to the mean ``(N, D, …)`` over a clip's bodies."""
-        pooled = pooled.view(clip.shape[0], clip.shape[4], *pooled.shape[1:])
-        if self.bodies == "mean":
-            return pooled.mean(dim=1)
-        present = _present_bodies(clip, frames, joints).to(pooled.dtype)
-        present = torch.where(present.any(dim=1, keepdim=True), present, 1)
-        present = present.view(*present.shape, *[1] * (pooled.ndim - 2))
-        return (pooled * present).sum(dim=1) / present.sum(dim=1)
-
     def extra_repr(self) -> str:
         return f"joints={len(self.skeleton)}, partition={self.partition!r}, bodies={self.bodies!r}"
+
+
+def over_bodies(
+    pooled: Tensor, clip: Tensor, bodies: Bodies, frames: Tensor | None = None, joints: Tensor | None = None
+) -> Tensor:
+    """``(N·M, D, …)`` to the mean ``(N, D, …)`` over a clip's bodies, by an encoder's rule."""
+    pooled = pooled.view(clip.shape[0], clip.shape[4], *pooled.shape[1:])
+    if bodies == "mean":
+        return pooled.mean(dim=1)
+    present = _present_bodies(clip, frames, joints).to(pooled.dtype)
+    present = torch.where(present.any(dim=1, keepdim=True), present, 1)
+    present = present.view(*present.shape, *[1] * (pooled.ndim - 2))
+    return (pooled * present).sum(dim=1) / present.sum(dim=1)
 
 
 def _present_bodies(clip: Tensor, frames: Tensor | None, joints: Tensor | None) -> Tensor:

@@ -41,6 +41,9 @@ def test_export_keeps_preprocessing_bodies_and_names(checkpoint, tmp_path, capsy
     assert main(["export", str(checkpoint), "--out", str(path)]) == 0
     assert capsys.readouterr().out == f"model file: {path}\n"
     store = Store.open(checkpoint.parents[1] / "toy.safetensors")
+    onnx = path.with_suffix(".onnx")
+    assert main(["export", str(checkpoint), "--out", str(onnx)]) == 0
+    assert Session(onnx, runtime="onnxruntime").classes == tuple(store.classes)
     wanted = predict(build(PredictConfig, ("test", {"path": store.path, "checkpoint": checkpoint})))
     session = Session(path, max_frames=50)
     assert session.classes == tuple(store.classes)
