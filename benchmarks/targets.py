@@ -10,6 +10,7 @@ STEP = "pretraining step, 128 clips, projector 6144, 2 threads"
 STEP_COMPILED = f"{STEP}, torch.compile"
 MASKING = "masking: motion + sampling + gather, {} clips, 2 threads"
 POINTWISE = "micro-kernel 64→256 ×1, T=13, 1 threads"
+CLIP = "edge: {}, clips: 1, threads: 1"
 NINE_TAPS = "micro-kernel 256→256 ×9, T=13, 1 threads"
 
 
@@ -85,6 +86,16 @@ TARGETS = (
         "Barlow Twins, N=128, D=6144, forward + backward, 2 threads",
         _OURS,
         "ratio to D×D",
+        20.0,
+    ),
+    Target("edge, PSTL's encoder", CLIP.format("PSTL's encoder"), _OURS, _BEST, 1.8),
+    Target("edge, student", CLIP.format("student"), _OURS, _BEST, 2.2),
+    Target("edge, student against ONNX Runtime", CLIP.format("student"), _OURS, "ratio to ONNX Runtime", 3.0),
+    Target(
+        "edge, student against its teacher in eager PyTorch",
+        CLIP.format("student against its teacher"),
+        _OURS,
+        _BEST,
         20.0,
     ),
     *(

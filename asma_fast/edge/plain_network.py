@@ -5,33 +5,43 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asma_fast.edge.exporter import check_layers, fold
+from asma_fast.edge.exporter import Tensors, check_layers, fold
 from asma_fast.nn import STGCN, AlignedEncoders, Classifier, FeatureAlignment
 from asma_fast.nn.stgcn import Bodies, Tokens, over_bodies
 
 
 class PlainEncoder(nn.Module):
-    """An :class:`asma_fast.nn.STGCN` in eval mode: products with the adjacency, 1×1 and temporal convolutions."""
+    """An :class:`asma_fast.nn.STGCN` in eval mode: products with the adjacency, 1×1 and temporal convolutions.
+
+    Every weight is held as the layer takes it: an exporter that sees one reshaped may not know it for a constant.
+    """
 
     def __init__(self, encoder: STGCN) -> None:
         super().__init__()
         network, tensors = fold(encoder)
         self.bodies: Bodies = network["bodies"]
-        self.blocks: list[dict[str, Any]] = network["blocks"]
-        for name, array in tensors.items():
-            self.register_buffer(name.replace(".", "_"), torch.from_numpy(array))
+        self.scale = _by_channel(tensors["input.scale"])
+        self.shift = _by_channel(tensors["input.shift"])
+        self.blocks = nn.ModuleList(
+            _PlainBlock(told, f"blocks.{index}", tensors) for index, told in enumerate(network["blocks"])
+        )
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips ``(N, C, T, V, M)`` to the last block's result ``(N·M, D, T', V)``."""
         n, channels, frames, joints, bodies = clips.shape
-        x = clips.permute(0, 4, 1, 2, 3).reshape(n * bodies, channels, frames, joints)
-        x = x * self._of("input.scale").T[:, None] + self._of("input.shift").T[:, None]
-        for index, told in enumerate(self.blocks):
-            x = self._block(x, told, f"blocks.{index}")
+        return self.rows(clips.permute(0, 4, 1, 2, 3).reshape(n * bodies, channels, frames, joints))
+
+    def rows(self, bodies: Tensor) -> Tensor:
+        """The same of bodies ``(N·M, C, T, V)``."""
+        x = bodies * self.scale + self.shift
+        for block in self.blocks:
+            x = block(x)
         return x
 
     def pooled(self, clips: Tensor) -> Tensor:
@@ -42,30 +52,57 @@ class PlainEncoder(nn.Module):
         """``(N, P, D)``, as :meth:`asma_fast.nn.STGCN.tokens`."""
         return over_bodies(self(clips).mean(dim=2 if per == "joint" else 3), clips, self.bodies).transpose(1, 2)
 
-    def _of(self, name: str) -> Tensor:
-        return self.get_buffer(name.replace(".", "_"))
 
-    def _block(self, x: Tensor, told: dict[str, Any], name: str) -> Tensor:
-        weight = self._of(f"{name}.graph.weight")  # (K, O, C)
-        gathered = torch.cat([x @ part for part in self._of(f"{name}.adjacency")], dim=1)
-        hidden = functional.conv2d(gathered, weight.transpose(0, 1).flatten(1)[..., None, None])
-        hidden = torch.relu(hidden + self._of(f"{name}.graph.bias").T[:, None])
-        out = self._conv(hidden, told["conv"], f"{name}.conv")
+class _PlainBlock(nn.Module):
+    def __init__(self, told: dict[str, Any], name: str, tensors: Tensors) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList(map(_constant, tensors[f"{name}.adjacency"]))
+        weight = tensors[f"{name}.graph.weight"]  # (K, O, C)
+        self.weight = _constant(weight.swapaxes(0, 1).reshape(weight.shape[1], -1, 1, 1))
+        self.bias = _by_channel(tensors[f"{name}.graph.bias"])
+        self.conv = _PlainConv(told["conv"], f"{name}.conv", tensors)
+        self.pointwise: _PlainConv | None = None
         if "pointwise" in told:
-            out = self._conv(torch.relu(out), told["pointwise"], f"{name}.pointwise")
-        if told["residual"] == "identity":
+            self.pointwise = _PlainConv(told["pointwise"], f"{name}.pointwise", tensors)
+        self.residual: str = told["residual"]
+        self.shortcut: _PlainConv | None = None
+        if "shortcut" in told:
+            self.shortcut = _PlainConv(told["shortcut"], f"{name}.residual", tensors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gathered = torch.cat([x @ part for part in self.parts], dim=1)
+        out: Tensor = self.conv(torch.relu(functional.conv2d(gathered, self.weight) + self.bias))
+        if self.pointwise is not None:
+            out = self.pointwise(torch.relu(out))
+        if self.shortcut is not None:
+            out = out + self.shortcut(x)
+        elif self.residual == "identity":
             out = out + x
-        elif told["residual"] == "convolution":
-            out = out + self._conv(x, told["shortcut"], f"{name}.residual")
         return torch.relu(out)
 
-    def _conv(self, x: Tensor, told: dict[str, int], name: str) -> Tensor:
-        left, right = told["left"], told["right"]
-        if left != right:
-            x = functional.pad(x, (0, 0, left, right))
-            left = 0
-        weight, bias = self._of(f"{name}.weight")[..., None], self._of(f"{name}.bias")
-        return functional.conv2d(x, weight, bias, (told["stride"], 1), (left, 0), groups=told["groups"])
+
+class _PlainConv(nn.Module):
+    def __init__(self, told: dict[str, int], name: str, tensors: Tensors) -> None:
+        super().__init__()
+        self.weight = _constant(tensors[f"{name}.weight"][..., None])
+        self.bias = _constant(tensors[f"{name}.bias"])
+        self.stride, self.groups = told["stride"], told["groups"]
+        self.left, self.right = told["left"], told["right"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = self.left
+        if left != self.right:
+            x, left = functional.pad(x, (0, 0, left, self.right)), 0
+        return functional.conv2d(x, self.weight, self.bias, (self.stride, 1), (left, 0), groups=self.groups)
+
+
+def _constant(array: NDArray[np.float32]) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(np.array(array)), requires_grad=False)
+
+
+def _by_channel(array: NDArray[np.float32]) -> nn.Parameter:
+    """``(V, C)`` as ``(C, 1, V)``."""
+    return _constant(array.T[:, None])
 
 
 class PlainClassifier(nn.Module):
