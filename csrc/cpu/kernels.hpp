@@ -6,6 +6,7 @@
 
 #include "cpu/block.hpp"
 #include "cpu/dropout.hpp"
+#include "cpu/edge_conv.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
 #include "cpu/moments.hpp"
@@ -14,6 +15,7 @@
 
 // What edge inference needs.
 #define ASMA_INFERENCE_KERNELS(KERNEL)                 \
+    KERNEL(edge_conv, EdgeConvParams)                  \
     KERNEL(graph_conv, GraphConvParams)                \
     KERNEL(nested_conv, TemporalConvParams)            \
     KERNEL(nested_pack, TemporalConvPackParams)        \

@@ -10,6 +10,7 @@ namespace asma::edge {
 namespace {
 
 constexpr std::int64_t most_length = 1'000'000;
+constexpr std::int64_t most_edge_weights = 1 << 17;  // of edges with weights of their own
 
 std::vector<float> pack(const cpu::KernelTable<float>& kernels, ConvWay way, const float* weight,
                         const cpu::TemporalConvSizes& sizes, const cpu::ConvPlan& plan, std::int64_t column_stride,
@@ -22,6 +23,55 @@ std::vector<float> pack(const cpu::KernelTable<float>& kernels, ConvWay way, con
     p.column_stride = column_stride, p.channel_stride = channel_stride, p.tap_stride = tap_stride;
     cpu::pack_kernel(kernels, way)(p, 0, sizes.groups * cpu::slabs(sizes.columns));
     return packed;
+}
+
+// Of the first block, whose input is read as scale · x + shift; empty where products of gathered channels are fewer, or
+// the weights too many to stay in a cache.
+EdgeWeights edge_weights(const GraphLayer& graph, const Model& model) {
+    const std::int64_t joints = model.joints, channels = graph.channels, columns = graph.columns,
+                       padded = cpu::packed_columns(columns);
+    const auto entry = [&](std::int64_t k, std::int64_t source, std::int64_t target) {
+        return static_cast<double>(graph.adjacency[static_cast<std::size_t>((k * joints + source) * joints + target)]);
+    };
+    EdgeWeights edges;
+    for (std::int64_t target = 0; target < joints; ++target) {
+        edges.starts.push_back(static_cast<std::int32_t>(edges.others.size()));
+        for (std::int64_t source = 0; source < joints; ++source)
+            for (std::int64_t k = 0; k < graph.parts; ++k)
+                if (entry(k, source, target) != 0) {
+                    edges.others.push_back(static_cast<std::int32_t>(source));
+                    break;
+                }
+    }
+    const auto count = static_cast<std::int64_t>(edges.others.size());
+    edges.starts.push_back(static_cast<std::int32_t>(count));
+    const std::int64_t gathered = joints * graph.parts * std::max<std::int64_t>(channels, cpu::joint_padding<float>);
+    if (count * channels > gathered || count * channels > most_edge_weights / padded) return {};
+    std::vector<double> sums(static_cast<std::size_t>(padded)), bias(static_cast<std::size_t>(padded));
+    for (std::int64_t target = 0; target < joints; ++target) {
+        std::copy_n(graph.bias.begin() + target * columns, columns, bias.begin());
+        for (std::int32_t e = edges.starts[static_cast<std::size_t>(target)];
+             e < edges.starts[static_cast<std::size_t>(target + 1)]; ++e) {
+            const std::int64_t source = edges.others[static_cast<std::size_t>(e)];
+            for (std::int64_t c = 0; c < channels; ++c) {
+                std::fill(sums.begin(), sums.end(), 0.0);
+                for (std::int64_t k = 0; k < graph.parts; ++k)
+                    for (std::int64_t n = 0; n < columns; ++n)
+                        sums[static_cast<std::size_t>(n)] +=
+                            entry(k, source, target) *
+                            static_cast<double>(
+                                graph.weight[static_cast<std::size_t>((k * columns + n) * channels + c)]);
+                const auto at = static_cast<std::size_t>(source * channels + c);
+                for (std::int64_t n = 0; n < padded; ++n) {
+                    const double sum = sums[static_cast<std::size_t>(n)];
+                    edges.weight.push_back(static_cast<float>(sum * static_cast<double>(model.input_scale[at])));
+                    bias[static_cast<std::size_t>(n)] += sum * static_cast<double>(model.input_shift[at]);
+                }
+            }
+        }
+        for (const double number : bias) edges.bias.push_back(static_cast<float>(number));
+    }
+    return edges;
 }
 
 }  // namespace
@@ -62,6 +112,8 @@ Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model
         cpu::ConvPlan plan;
         plan.matrices = graph.parts;
         packed.kernels = &cpu::kernels<float>(graph.columns);
+        if (blocks_.size() == 1 && graph.channels <= cpu::joint_padding<float>)
+            packed.edges = edge_weights(graph, model_);
         packed.packed_graph = pack(*packed.kernels, ConvWay::direct, graph.weight.data(), shape, plan, graph.channels,
                                    1, graph.columns * graph.channels);
         graph.weight = {};

@@ -32,8 +32,15 @@ private:
     std::vector<float> packed_[3];
 };
 
+// A graph convolution whose edges have weights of their own: see cpu/edge_conv.hpp.
+struct EdgeWeights {
+    std::vector<std::int32_t> starts, others;
+    std::vector<float> weight, bias;
+};
+
 struct PackedBlock {
-    GraphLayer graph;  // likewise
+    GraphLayer graph;   // likewise
+    EdgeWeights edges;  // of the first block, where that is less work; else empty
     const cpu::KernelTable<float>* kernels;
     std::vector<float> packed_graph;
     std::vector<std::int32_t> entry_starts, entry_others;  // the adjacency's entries by target and part

@@ -172,6 +172,23 @@ void Session::convolve_graph(const PackedBlock& block, bool first, std::int64_t 
                              const float* x, float* out) {
     const GraphLayer& graph = block.graph;
     const Model& model = network_->model();
+    if (!block.edges.starts.empty()) {
+        const EdgeWeights& edges = block.edges;
+        const cpu::EdgeConvParams<float> p{x,
+                                           rows,
+                                           frames,
+                                           model.joints,
+                                           graph.channels,
+                                           graph.columns,
+                                           edges.starts.data(),
+                                           edges.others.data(),
+                                           edges.weight.data(),
+                                           edges.bias.data(),
+                                           out};
+        const auto kernel = block.kernels->edge_conv;
+        return share_out(rows * ((frames + cpu::edge_conv_frames - 1) / cpu::edge_conv_frames),
+                         [&](std::int64_t begin, std::int64_t end, std::int64_t) { kernel(p, begin, end); });
+    }
     cpu::GraphConvParams<float> p{};
     p.x = x;
     p.joints = p.graph = model.joints, p.frames = frames, p.rows = rows, p.bodies = 1;

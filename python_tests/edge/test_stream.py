@@ -243,7 +243,11 @@ def test_a_full_ring_goes_on(session):
         np.testing.assert_array_equal(result.logits, session.run(window[None])[0])
 
 
-def test_numbers_that_overflow_are_forgotten(session):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_numbers_that_overflow_are_forgotten(recipe, tmp_path):
+    model = network(SEVEN)
+    model.head.weight.data *= 1e6
+    session = Session(file_of(tmp_path, model, preprocessing=RECIPES[recipe], bodies=2))
     recorded = frames_of(30)
     stream, clean = (session.stream(seconds=0.2, hop=1, least_seconds=0) for _ in range(2))
     damaged = recorded.copy()
