@@ -26,6 +26,7 @@ def export(
     preprocessing: Preprocessing | None = None,
     bodies: int = 0,
     class_names: tuple[str, ...] | list[str] | None = None,
+    rate: float | None = None,
 ) -> Path:
     """Write a trained classifier as a model file that :class:`Session` runs.
 
@@ -46,6 +47,9 @@ def export(
         many as a recording has.
     class_names
         One a logit; by default ``"0"``, ``"1"``, …
+    rate
+        Frames a second of the clips in training, as the network reads them: what a stream of mode ``"continual"``
+        resamples a camera's frames to. None: the file tells of none, and such a stream must be told.
 
     Returns
     -------
@@ -56,11 +60,12 @@ def export(
     ------
     TypeError, ValueError
         If the model is another network (two aligned encoders, say), a layer of it was replaced, a weight is not finite,
-        the names are not as many as its classes, or the recipe needs what a recording does not tell.
+        the names are not as many as its classes, the recipe needs what a recording does not tell, or ``rate`` is out of
+        range.
     """
     from asma_fast.edge.exporter import write_model
 
-    return write_model(model, Path(path), preprocessing, bodies, class_names)
+    return write_model(model, Path(path), preprocessing, bodies, class_names, rate)
 
 
 def __getattr__(name: str) -> Any:

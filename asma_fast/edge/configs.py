@@ -17,6 +17,7 @@ class ExportConfig:
         None, "checkpoint of distill, or of finetune, semi or transfer of one encoder", positional=True
     )
     out: Path = option(Path("model.safetensors"), "model file to write")
+    rate: float | None = option(None, "frames a second of the training clips, for streams that run frame by frame")
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
         preprocessing=Preprocessing.from_dict(record["preprocessing"]),
         bodies=record["bodies"],
         class_names=record["classes"],
+        rate=config.rate,
     )
 
 
