@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from asma_fast.edge._errors import EdgeError
 from asma_fast.edge.session import Prediction, Session
-from asma_fast.edge.stream import StreamResult, WindowStream
+from asma_fast.edge.stream import ContinualStream, StreamResult, WindowStream
 
 if TYPE_CHECKING:
     from asma_fast.data import Preprocessing
     from asma_fast.edge.adaptation import adapt
 
-__all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "adapt", "export"]
+__all__ = [
+    "ContinualStream",
+    "EdgeError",
+    "Prediction",
+    "Session",
+    "StreamResult",
+    "WindowStream",
+    "adapt",
+    "export",
+]
 
 
 def export(
