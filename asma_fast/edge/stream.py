@@ -104,8 +104,9 @@ class Stream:
             moment = None if time is None else float(time)
         except (TypeError, ValueError, OverflowError) as error:
             raise EdgeError(f"ids must be whole numbers of 64 bits, time a number of seconds: {error}") from None
+        dense = frame.flags.c_contiguous and frame.flags.aligned
         with told():
-            answer = self._open().push(np.require(frame, requirements=("C", "A")), moment, tracks)
+            answer = self._open().push(frame if dense else np.require(frame, requirements=("C", "A")), moment, tracks)
         if answer is None:
             return None
         named, probabilities, logits, at, frames = answer
