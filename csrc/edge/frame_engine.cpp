@@ -330,7 +330,7 @@ void FrameEngine::run(const Unit& unit, const Record& record) {
         const std::int64_t again = block.taps > 1 ? place + block.taps : place;
         for_runs(record, [&](std::int64_t first, std::int64_t count) {
             p.bodies = count, p.x = x + first * joints_ * block.width;
-            p.gathered = gathered_ + first * joints_ * p.parts * p.width;  // other units may come before the last one
+            p.gathered = gathered_ + first * joints_ * p.parts * p.width;
             p.out = block.ring + (again * bodies_ + first) * body;
             p.copy = block.taps > 1 ? block.ring + (place * bodies_ + first) * body : nullptr;
             kernels_of.kernels->frame_graph(p, unit.begin, unit.end);

@@ -17,7 +17,7 @@ from ops.contract import assert_within_budget, instruction_set, instruction_sets
 from asma_fast import Skeleton
 from asma_fast.data import Preprocessing
 from asma_fast.edge import ContinualStream, EdgeError, Session
-from asma_fast.nn import Classifier
+from asma_fast.nn import Classifier, TemporalConv
 
 ASIS = Preprocessing(None, centre="none", rotate="none")
 RAW = {"smoothing": 0.0, "unknown_below": 0.0, "hysteresis": 0.0}
@@ -93,6 +93,21 @@ def test_every_frame_says_what_the_network_says_of_all_so_far(isa, case, tmp_pat
 
 def stream_delay(session: Session, case: dict[str, object]) -> int:
     return session.stream("continual", spread=case["spread"]).delay
+
+
+def test_other_layers_say_the_same(tmp_path):
+    """Groups of several channels, and a graph in which every joint is linked to every other."""
+    nine = Skeleton(edges=tuple((a, b) for a in range(9) for b in range(a)), centre=(0,), name="nine")
+    model = causal(nine, channels=(8, 72), strides=(1, 2), partition="uniform")
+    model.encoder.blocks[1].temporal_conv = TemporalConv(72, 72, 3, stride=2, padding=(2, 0), groups=2)
+    recorded = frames_of(40, 2, 9)
+    for spread in (False, True):
+        stream = session_of(tmp_path, model).stream("continual", pool=4, spread=spread, **RAW)
+        wanted = logits_after(model, recorded, 4)
+        results = dict(told(stream, recorded))
+        assert len(results) >= 19
+        for frame, logits in results.items():
+            np.testing.assert_allclose(logits, wanted[frame // 2], rtol=1e-4, atol=1e-5)
 
 
 def test_spread_gives_the_same_numbers_later(tmp_path):
