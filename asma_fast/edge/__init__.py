@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asma_fast.edge._errors import EdgeError
 from asma_fast.edge.session import Prediction, Session
-from asma_fast.edge.stream import ContinualStream, StreamResult, WindowStream
+from asma_fast.edge.stream import ContinualStream, ContinualStreams, StreamResult, WindowStream
 
 if TYPE_CHECKING:
     from asma_fast.data import Preprocessing
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ContinualStream",
+    "ContinualStreams",
     "EdgeError",
     "Prediction",
     "Session",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from asma_fast._backends import native
 from asma_fast.edge._errors import EdgeError, told
-from asma_fast.edge.stream import ContinualStream, WindowStream
+from asma_fast.edge.stream import ContinualStream, ContinualStreams, WindowStream
 from asma_fast.skeleton import Skeleton
 
 
@@ -151,12 +151,28 @@ class Session:
         *,
         pool: int | None = ...,
         spread: bool = ...,
+        n_streams: None = ...,
         rate: float | None = ...,
         gap: float = ...,
         smoothing: float = ...,
         unknown_below: float = ...,
         hysteresis: float = ...,
     ) -> ContinualStream: ...
+
+    @overload
+    def stream(
+        self,
+        mode: Literal["continual"],
+        *,
+        n_streams: int,
+        pool: int | None = ...,
+        spread: bool = ...,
+        rate: float | None = ...,
+        gap: float = ...,
+        smoothing: float = ...,
+        unknown_below: float = ...,
+        hysteresis: float = ...,
+    ) -> ContinualStreams: ...
 
     def stream(
         self,
@@ -167,13 +183,14 @@ class Session:
         least_seconds: float | None = None,
         pool: int | None = None,
         spread: bool = False,
+        n_streams: int | None = None,
         rate: float | None = None,
         max_rate: float = 120.0,
         gap: float = 0.5,
         smoothing: float = 0.5,
         unknown_below: float = 0.3,
         hysteresis: float = 0.1,
-    ) -> WindowStream | ContinualStream:
+    ) -> WindowStream | ContinualStream | ContinualStreams:
         """A stream that classifies what a camera sees, frame by frame.
 
         The defaults are ours, not a paper's: choose ``seconds`` as long as the actions of the training clips.
@@ -198,6 +215,9 @@ class Session:
             product of the strides; None: as many as a training clip has (of 50 frames where the recipe names none).
         spread
             Continual: about the same work every frame, for answers that come less than a product of strides later.
+        n_streams
+            Continual: so many people or cameras are pushed at once, in frames ``(n_streams, M, V, C)``, for a list of
+            answers; each has bodies of its own. None: one, without that axis.
         rate
             Frames a second. Window: where frames come without times; None: the file's, else 30. Continual: what the
             network reads; None: the file's. Frames without times come at that rate.
@@ -234,7 +254,7 @@ class Session:
             if isinstance(value, (int, float)) and value < 0:
                 raise EdgeError(f"{name} must be at least 0, got {value}")
         window = {"seconds": seconds, "hop": hop, "least_seconds": least_seconds, "max_rate": max_rate}
-        continual = {"pool": pool, "spread": spread}
+        continual = {"pool": pool, "spread": spread, "n_streams": n_streams}
         defaults = Session.stream.__kwdefaults__ or {}
         for name, value in (continual if mode == "window" else window).items():
             if value is not defaults[name] and value != defaults[name]:
@@ -252,7 +272,9 @@ class Session:
             if pool is not None and pool < 1:
                 raise EdgeError(f"pool must be at least 1, got {pool}")
             continual["pool"] = 0 if pool is None else pool
-            return ContinualStream(self._session, self.classes, {**shared, **continual, "spread": bool(spread)})
+            kind = ContinualStream if n_streams is None else ContinualStreams
+            continual["n_streams"] = 1 if n_streams is None else n_streams
+            return kind(self._session, self.classes, {**shared, **continual, "spread": bool(spread)})
         window["least_seconds"] = -1.0 if least_seconds is None else least_seconds
         return WindowStream(self._session, self.classes, {**shared, **window})
 

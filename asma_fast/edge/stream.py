@@ -15,7 +15,7 @@ from asma_fast.edge._errors import EdgeError, told
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_WHOLE = ("hop", "bodies", "pool")
+_WHOLE = ("hop", "bodies", "pool", "n_streams")
 
 
 class StreamResult(NamedTuple):
@@ -66,37 +66,16 @@ class Stream:
                 for name, value in settings.items()
             }
         except (TypeError, ValueError, OverflowError) as error:
-            whole = " and ".join(name for name in ("hop", "pool") if name in settings)
-            raise EdgeError(f"a stream's settings must be numbers, {whole} a whole one: {error}") from None
+            whole = "hop a whole one" if "hop" in settings else "n_streams and pool whole ones"
+            raise EdgeError(f"a stream's settings must be numbers, {whole}: {error}") from None
         with told():
             self._stream: Any = getattr(native(), self._kind)(session, **given)
         self._classes = classes
 
-    def push(
-        self, frame: NDArray[np.float32], time: float | None = None, ids: Iterable[int] | None = None
-    ) -> StreamResult | None:
-        """Takes one frame; an answer where it is time for one.
-
-        Parameters
-        ----------
-        frame
-            ``(M, V, C)`` float32; a body that is all zeros is not there, and where nobody is, M may be 0.
-        time
-            In seconds, from any beginning; None: frames come at ``rate``. All frames of a stream have one, or none.
-        ids
-            A track id for each body: a track keeps its slot, and a slot that goes to another track begins empty, as
-            if nobody had been there. None: a body's slot is its row.
-
-        Raises
-        ------
-        EdgeError
-            If the shape does not fit the network, the frame is not later than the one before, it has more bodies than
-            the network reads or the session was made for, two of its ids are the same, frames come faster than
-            a window's ``max_rate``, another thread is at work, or the stream is closed. What is refused changes
-            nothing.
-        TypeError
-            If the frame is not float32.
-        """
+    def _answers(
+        self, frame: NDArray[np.float32], time: float | None, ids: Iterable[int] | None
+    ) -> list[StreamResult] | None:
+        """Of a frame ``(streams, M, V, C)``, ids of all its bodies in a row."""
         if not isinstance(frame, np.ndarray) or frame.dtype != np.float32:
             raise TypeError(f"frame must be a float32 array, got {getattr(frame, 'dtype', type(frame).__name__)}")
         try:
@@ -106,12 +85,19 @@ class Stream:
             raise EdgeError(f"ids must be whole numbers of 64 bits, time a number of seconds: {error}") from None
         dense = frame.flags.c_contiguous and frame.flags.aligned
         with told():
-            answer = self._open().push(frame if dense else np.require(frame, requirements=("C", "A")), moment, tracks)
-        if answer is None:
-            return None
-        named, probabilities, logits, at, frames = answer
+            answers = self._open().push(frame if dense else np.require(frame, requirements=("C", "A")), moment, tracks)
+        return None if answers is None else [self._result(*answer) for answer in answers]
+
+    def _result(
+        self,
+        named: int,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        time: float,
+        frames: int,
+    ) -> StreamResult:
         chance = float(probabilities[named] if named >= 0 else probabilities.max())
-        return StreamResult(None if named < 0 else self._classes[named], chance, probabilities, logits, at, frames)
+        return StreamResult(None if named < 0 else self._classes[named], chance, probabilities, logits, time, frames)
 
     @property
     def missing(self) -> int:
@@ -144,7 +130,40 @@ class Stream:
         return self._stream
 
 
-class WindowStream(Stream):
+class OneStream(Stream):
+    """A stream of one camera."""
+
+    def push(
+        self, frame: NDArray[np.float32], time: float | None = None, ids: Iterable[int] | None = None
+    ) -> StreamResult | None:
+        """Takes one frame; an answer where it is time for one.
+
+        Parameters
+        ----------
+        frame
+            ``(M, V, C)`` float32; a body that is all zeros is not there, and where nobody is, M may be 0.
+        time
+            In seconds, from any beginning; None: frames come at ``rate``. All frames of a stream have one, or none.
+        ids
+            A track id for each body: a track keeps its slot, and a slot that goes to another track begins empty, as
+            if nobody had been there. None: a body's slot is its row.
+
+        Raises
+        ------
+        EdgeError
+            If the shape does not fit the network, the frame is not later than the one before, it has more bodies than
+            the network reads or the session was made for, two of its ids are the same, frames come faster than
+            a window's ``max_rate``, another thread is at work, or the stream is closed. What is refused changes
+            nothing.
+        TypeError
+            If the frame is not float32.
+        """
+        one = frame[None] if isinstance(frame, np.ndarray) else frame
+        answers = self._answers(one, time, ids)
+        return None if answers is None else answers[0]
+
+
+class WindowStream(OneStream):
     """The last seconds of a camera, classified every few frames; made by :meth:`asma_fast.edge.Session.stream`.
 
     The window's frames are prepared and run as one recording: the logits are those of ``session.run`` on ``window``, to
@@ -167,8 +186,8 @@ class WindowStream(Stream):
         return found
 
 
-class ContinualStream(Stream):
-    """A causal network that runs frame by frame; made by :meth:`asma_fast.edge.Session.stream`.
+class Continual(Stream):
+    """What continual streams share: they run a causal network frame by frame.
 
     Frames are read at the network's rate, linearly between the two that were recorded before and after, and prepared
     one by one. Every ``period`` of them there is an answer: what the network says of all frames since the stream began,
@@ -203,6 +222,46 @@ class ContinualStream(Stream):
     def delay(self) -> int:
         """Read frames by which answers come later where the work is spread."""
         return int(self._open().delay)
+
+
+class ContinualStream(Continual, OneStream):
+    """A causal network that runs frame by frame on one camera; made by :meth:`asma_fast.edge.Session.stream`.
+
+    See :class:`Continual`.
+    """
+
+
+class ContinualStreams(Continual):
+    """The same for several people or cameras at once, each with slots, decisions and answers of its own.
+
+    Made by :meth:`asma_fast.edge.Session.stream` with ``n_streams``. They share times and gaps, and go through each
+    layer together; what each says is, to the bit, what a stream of its own would say.
+    """
+
+    def push(
+        self, frame: NDArray[np.float32], time: float | None = None, ids: Iterable[Iterable[int]] | None = None
+    ) -> list[StreamResult] | None:
+        """Takes one frame of every stream; an answer for each where it is time for one.
+
+        Parameters
+        ----------
+        frame
+            ``(n_streams, M, V, C)`` float32; a body that is all zeros is not there.
+        time
+            In seconds, of all of them; None: frames come at ``rate``.
+        ids
+            ``(n_streams, M)`` track ids, which differ within a stream; None: a body's slot is its row.
+
+        Raises
+        ------
+        EdgeError, TypeError
+            As a single stream's.
+        """
+        try:
+            flat = None if ids is None else [one for row in ids for one in row]
+        except TypeError as error:
+            raise EdgeError(f"ids must be a list of ids for each stream: {error}") from None
+        return self._answers(frame, time, flat)
 
 
 def _within(number: int) -> int:

@@ -80,9 +80,10 @@ std::unique_ptr<WindowStream> make_window(const std::shared_ptr<Session>& sessio
 
 std::unique_ptr<ContinualStream> make_continual(const std::shared_ptr<Session>& session, std::int64_t bodies,
                                                 double rate, double gap, double smoothing, double unknown_below,
-                                                double hysteresis, std::int64_t pool, bool spread) {
+                                                double hysteresis, std::int64_t pool, bool spread,
+                                                std::int64_t streams) {
     auto settings = settings_of<edge::ContinualSettings>(bodies, rate, gap, smoothing, unknown_below, hysteresis);
-    settings.pool = pool, settings.spread = spread;
+    settings.pool = pool, settings.spread = spread, settings.streams = streams;
     return std::make_unique<ContinualStream>(*session, settings);
 }
 
@@ -95,25 +96,31 @@ py::tuple answer_of(const edge::StreamAnswer& answer) {
                           answer.frames);
 }
 
-// A frame (M, V, C), dense; a time, ids (M) or neither.
-std::optional<py::tuple> push(Stream& stream, const Clips& frame, const std::optional<double>& time,
-                              const std::optional<std::vector<std::int64_t>>& ids) {
+// A frame (streams, M, V, C), dense; a time, ids (streams, M) or neither. An answer a stream.
+std::optional<std::vector<py::tuple>> push(Stream& stream, const Clips& frame, const std::optional<double>& time,
+                                           const std::optional<std::vector<std::int64_t>>& ids) {
     const edge::Model& model = stream.model();
-    if (frame.ndim() != 3 || frame.shape(1) != model.joints || frame.shape(2) != model.channels)
-        throw edge::Error("a frame must have shape (M, " + std::to_string(model.joints) + ", " +
-                          std::to_string(model.channels) + ")");
-    const std::int64_t bodies = frame.shape(0);
-    if (ids && static_cast<std::int64_t>(ids->size()) != bodies)
-        throw edge::Error("a frame must have an id for each of its " + std::to_string(bodies) + " bodies, got " +
-                          std::to_string(ids->size()));
+    if (frame.ndim() != 4 || frame.shape(0) != stream.streams() || frame.shape(2) != model.joints ||
+        frame.shape(3) != model.channels)
+        throw edge::Error("a frame must have shape (" +
+                          (stream.streams() > 1 ? std::to_string(stream.streams()) + ", " : std::string()) + "M, " +
+                          std::to_string(model.joints) + ", " + std::to_string(model.channels) + ")");
+    const std::int64_t bodies = frame.shape(1);
+    if (ids && static_cast<std::int64_t>(ids->size()) != stream.streams() * bodies)
+        throw edge::Error("a frame must have an id for each of its " + std::to_string(stream.streams() * bodies) +
+                          " bodies, got " + std::to_string(ids->size()));
     const float* const from = frame.data();
-    std::optional<edge::StreamAnswer> answer;  // a copy, before another thread's push
+    std::vector<edge::StreamAnswer> answers;  // copies, before another thread's push
     {
         py::gil_scoped_release unlocked;
         if (const auto* told = stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr))
-            answer = *told;
+            answers.assign(told, told + stream.streams());
     }
-    return answer ? std::optional(answer_of(*answer)) : std::nullopt;
+    if (answers.empty()) return std::nullopt;
+    std::vector<py::tuple> told;
+    told.reserve(answers.size());
+    for (const edge::StreamAnswer& answer : answers) told.push_back(answer_of(answer));
+    return told;
 }
 
 py::array_t<float> window_of(const WindowStream& stream) {
@@ -150,7 +157,7 @@ void bind_edge(py::module_& module) {
     py::class_<ContinualStream, Stream>(module, "EdgeContinualStream")
         .def(py::init(&make_continual), py::arg("session"), py::kw_only(), py::arg("bodies"), py::arg("rate"),
              py::arg("gap"), py::arg("smoothing"), py::arg("unknown_below"), py::arg("hysteresis"), py::arg("pool"),
-             py::arg("spread"))
+             py::arg("spread"), py::arg("n_streams"))
         .def_property_readonly("period", &ContinualStream::period)
         .def_property_readonly("delay", &ContinualStream::delay)
         .def_property_readonly("pool", &ContinualStream::pool);

@@ -90,8 +90,9 @@ typedef struct asma_edge_stream_settings {
     double unknown_below; /* a class that is less likely is not named anew */
     double hysteresis;    /* the named one stays until another is likelier by more, or it is so much less likely */
     int mode;             /* ASMA_EDGE_WINDOW or ASMA_EDGE_CONTINUAL */
-    int64_t pool; /* continual: outputs of the last block that are averaged; 0: as many as a training clip has */
-    int spread;   /* continual: 1: about the same work every frame; answers come some frames later */
+    int64_t pool;         /* continual: outputs of the last block that count; 0: as many as a training clip has */
+    int spread;           /* continual: 1: about the same work every frame; answers come some frames later */
+    int64_t streams;      /* continual: people or cameras that are pushed at once, each with its own answers */
 } asma_edge_stream_settings;
 
 /* To be changed where others are wanted. */
@@ -103,7 +104,8 @@ ASMA_EDGE_API asma_edge_stream* asma_edge_stream_open(const asma_edge_session* s
                                                       size_t error_size);
 /* One frame (bodies, joints, channels) as recorded, at a time in seconds (NULL: at `rate`), with a track id for each
  * body (NULL: a body's row is its place). 1: there is an answer, smoothed probabilities (classes) and the class, or −1:
- * unknown, or nobody is there; 0: not yet; −1: an error: a frame that is refused changes nothing. */
+ * unknown, or nobody is there; 0: not yet; −1: an error: a frame that is refused changes nothing. Of several streams
+ * all arrays begin with an axis of them: `bodies` are those of each. */
 ASMA_EDGE_API int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t bodies,
                                         const double* time, const int64_t* ids, float* probabilities, int64_t* named,
                                         char* error, size_t error_size);

@@ -173,7 +173,8 @@ asma_edge_stream_settings asma_edge_stream_defaults(void) {
             decision.hysteresis,
             ASMA_EDGE_WINDOW,
             continual.pool,
-            continual.spread};
+            continual.spread,
+            continual.streams};
 }
 
 asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session, const asma_edge_stream_settings* settings,
@@ -188,7 +189,7 @@ asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session, const 
         if (told.mode == ASMA_EDGE_CONTINUAL) {
             asma::edge::ContinualSettings wanted;
             common(wanted);
-            wanted.pool = told.pool, wanted.spread = told.spread != 0;
+            wanted.pool = told.pool, wanted.spread = told.spread != 0, wanted.streams = told.streams;
             return new asma_edge_stream{std::make_unique<asma::edge::ContinualStream>(*session->session, wanted)};
         }
         if (told.mode != ASMA_EDGE_WINDOW)
@@ -206,10 +207,12 @@ int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t 
     return guarded(-1, error, error_size, [&] {
         given(stream, "stream"), given(probabilities, "probabilities"), given(named, "named");
         if (bodies > 0) given(frame, "frame");
-        const asma::edge::StreamAnswer* const answer = stream->stream->push(frame, bodies, time, ids);
-        if (!answer) return 0;
-        std::copy(answer->probabilities.begin(), answer->probabilities.end(), probabilities);
-        *named = answer->named;
+        const asma::edge::StreamAnswer* const answers = stream->stream->push(frame, bodies, time, ids);
+        if (!answers) return 0;
+        for (std::int64_t i = 0; i < stream->stream->streams(); ++i) {
+            probabilities = std::copy(answers[i].probabilities.begin(), answers[i].probabilities.end(), probabilities);
+            named[i] = answers[i].named;
+        }
         return 1;
     });
 }

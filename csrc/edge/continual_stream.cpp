@@ -7,6 +7,7 @@
 namespace asma::edge {
 namespace {
 
+constexpr double most_streams = 4096;
 constexpr double most_frames_read = 10'000;  // of one push
 
 ContinualSettings checked(ContinualSettings settings, const Session& session) {
@@ -22,6 +23,7 @@ ContinualSettings checked(ContinualSettings settings, const Session& session) {
         throw Error(
             "a continual stream prepares each frame by itself: preprocessing must have centre per-body or none, scale "
             "none, and rotate none, or frame with centre per-body; the model's has others");
+    check_range("n_streams", static_cast<double>(settings.streams), 1, most_streams);
     if (settings.gap * settings.rate > most_frames_read)
         throw Error("a gap must have at most " + told(most_frames_read) + " frames, got " + told(settings.gap) +
                     " seconds of " + told(settings.rate));
@@ -31,8 +33,8 @@ ContinualSettings checked(ContinualSettings settings, const Session& session) {
 }  // namespace
 
 ContinualStream::ContinualStream(const Session& session, const ContinualSettings& settings)
-    : Stream(session.shared_network(), checked(settings, session), nullptr),
-      engine_(network_, {slots_, settings.pool, settings.spread}),
+    : Stream(session.shared_network(), checked(settings, session), settings.streams, nullptr),
+      engine_(network_, {streams_, slots_, settings.pool, settings.spread}),
       frame_rate_(checked(settings, session).rate),
       recorded_(2 * frame_.size()),
       read_(frame_.size()),
@@ -67,8 +69,8 @@ bool ContinualStream::take(double time) {
         std::fill(forgotten_.begin(), forgotten_.end(), std::uint8_t{0});
         if (!told) continue;
         const std::int64_t last = engine_.told_frame();
-        answer(engine_.somebody() ? engine_.logits() : nullptr, began_ + static_cast<double>(last) / frame_rate_,
-               last + 1);
+        for (std::int64_t stream = 0; stream < streams_; ++stream)
+            answer(stream, engine_.logits(stream), began_ + static_cast<double>(last) / frame_rate_, last + 1);
         answered = true;
     }
     before_ = time;
@@ -77,14 +79,15 @@ bool ContinualStream::take(double time) {
 
 // The frame at `weight` of the way from the one before to this one, prepared; all of it is this one.
 void ContinualStream::read_frame(double weight) {
-    const std::int64_t size = slots_ * body_, channels = model().channels;
+    const auto size = static_cast<std::int64_t>(frame_.size());
+    const std::int64_t channels = model().channels;
     const bool whole = weight >= 1;
     ClipView view;
     view.data = recorded_.data() + (whole ? now_ : 1 - now_) * size;
-    view.bodies = slots_, view.frames = 2, view.joints = model().joints, view.channels = channels;
+    view.bodies = streams_ * slots_, view.frames = 2, view.joints = model().joints, view.channels = channels;
     view.body_stride = body_, view.frame_stride = whole ? 0 : (now_ ? size : -size);
     view.joint_stride = channels, view.channel_stride = 1, view.dims = model().recipe->dims;
-    for (std::int64_t slot = 0; slot < slots_; ++slot) {
+    for (std::int64_t slot = 0; slot < view.bodies; ++slot) {
         float* const to = read_.data() + slot * body_;
         if (view.present(slot, 0) || view.present(slot, 1))
             preprocess_between(view, model().recipe->rules, slot, whole ? 0 : weight,

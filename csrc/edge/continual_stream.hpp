@@ -11,8 +11,9 @@
 namespace asma::edge {
 
 struct ContinualSettings : StreamSettings {
-    std::int64_t pool = 0;  // outputs of the last block that are averaged; 0: as many as a training clip has
-    bool spread = false;    // the same work every frame, answers up to period − 1 frames later
+    std::int64_t streams = 1;  // scenes that are pushed at once
+    std::int64_t pool = 0;     // outputs of the last block that are averaged; 0: as many as a training clip has
+    bool spread = false;       // the same work every frame, answers up to period − 1 frames later
 };
 
 // Frames are read at the network's rate, linearly between the two that were recorded before and after.

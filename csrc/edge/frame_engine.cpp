@@ -17,6 +17,7 @@ constexpr std::int64_t line = 16;                              // floats of a ca
 constexpr std::int64_t longest_period = 1 << 10, longest_reach = 1 << 14, most_pooled = 1 << 16;
 constexpr std::int64_t usual_frames = 50;  // of a training clip, where the recipe does not tell
 constexpr std::int64_t never = std::numeric_limits<std::int64_t>::min() / 2;
+constexpr std::int64_t most_rows = 128;   // joints × bodies in work at a time
 constexpr double parts_of_a_period = 16;  // a unit takes at most such a share of it, where it can be cut
 enum Mark : std::uint8_t { active = 1, fill_rings = 2, fill_features = 4, counted = 8 };
 
@@ -67,8 +68,13 @@ double products(const cpu::FrameConvParams<float>& p, std::int64_t joints) {
 }  // namespace
 
 FrameEngine::FrameEngine(std::shared_ptr<const Network> network, const FrameSettings& settings)
-    : network_(std::move(network)), bodies_(settings.bodies), joints_(network_->model().joints), pool_(settings.pool) {
+    : network_(std::move(network)),
+      streams_(settings.streams),
+      bodies_(settings.streams * settings.bodies),
+      joints_(network_->model().joints),
+      pool_(settings.pool) {
     check_causal(*network_);
+    together_ = std::max<std::int64_t>(1, most_rows / joints_);
     const std::vector<PackedBlock>& packed = network_->blocks();
     blocks_.resize(packed.size());
     std::int64_t settle = 0;
@@ -150,7 +156,8 @@ void FrameEngine::lay_out() {
         throw Error("the stream would need " + std::to_string(parts.total() / (std::int64_t{1} << 18)) +
                     " MiB; ask for fewer bodies, or a shorter pool");
     parts.cut(arena_);
-    logits_.resize(static_cast<std::size_t>(network_->classes()));
+    logits_.resize(static_cast<std::size_t>(checked_product({streams_, network_->classes()})));
+    somebody_.resize(static_cast<std::size_t>(streams_));
     mean_.resize(static_cast<std::size_t>(width)), sums_.resize(static_cast<std::size_t>(width));
     seen_.resize(static_cast<std::size_t>(bodies_)), active_.resize(static_cast<std::size_t>(bodies_));
 
@@ -262,7 +269,7 @@ void FrameEngine::learn_empty() {
 }
 
 void FrameEngine::reset() {
-    frame_ = told_frame_ = 0, done_ = 0, somebody_ = false;
+    frame_ = told_frame_ = 0, done_ = 0;
     std::fill(seen_.begin(), seen_.end(), never);
     std::fill(active_.begin(), active_.end(), std::uint8_t{0});
 }
@@ -306,15 +313,15 @@ bool FrameEngine::push(const float* frame, const std::uint8_t* fresh) {
     return answered;
 }
 
-// work(first, count) for every run of bodies that have rings.
+// work(first, count) for every run of bodies that have rings; no longer than their gathered joints stay in the cache.
 template <class Work> void FrameEngine::for_runs(const Record& record, Work&& work) const {
     const auto is_active = [&](std::int64_t m) { return record.marks[static_cast<std::size_t>(m)] & active; };
     for (std::int64_t first = 0; first < bodies_; ++first) {
         if (!is_active(first)) continue;
         std::int64_t end = first + 1;
-        while (end < bodies_ && is_active(end)) ++end;
+        while (end < bodies_ && end - first < together_ && is_active(end)) ++end;
         work(first, end - first);
-        first = end;
+        first = end - 1;
     }
 }
 
@@ -396,23 +403,29 @@ void FrameEngine::tell(const Record& record) {
     }
     if (learning_ && output <= settle_) std::copy_n(feature(0, output), width, empty_features_ + output * width);
     told_frame_ = record.frame;
+    for (std::int64_t stream = 0; stream < streams_; ++stream)
+        somebody_[static_cast<std::size_t>(stream)] = head(record, stream);
+}
+
+// Logits of a stream; false where nobody is there.
+bool FrameEngine::head(const Record& record, std::int64_t stream) {
+    const Model& model = network_->model();
+    const std::int64_t width = network_->features(), each = bodies_ / streams_, first = stream * each;
     const auto is_counted = [](std::uint8_t mark) { return (mark & counted) != 0; };
-    somebody_ = std::any_of(record.marks.begin(), record.marks.end(), is_counted);
-    if (!somebody_) return;
+    const auto marks = record.marks.begin() + first;
+    if (std::none_of(marks, marks + each, is_counted)) return false;
     std::fill(sums_.begin(), sums_.end(), 0.0);
-    const std::int64_t outputs = std::min(output + 1, pool_);
+    const std::int64_t outputs = std::min(record.frame / period_ + 1, pool_);
     std::int64_t averaged = 0;
-    for (std::int64_t m = 0; m < bodies_; ++m) {
-        if (network_->model().present_bodies && !is_counted(record.marks[static_cast<std::size_t>(m)])) continue;
+    for (std::int64_t m = first; m < first + each; ++m) {
+        if (model.present_bodies && !is_counted(record.marks[static_cast<std::size_t>(m)])) continue;
         ++averaged;
-        for (std::int64_t u = 0; u < outputs; ++u) {
-            const float* const one = feature(m, u);
-            for (std::int64_t c = 0; c < width; ++c) sums_[static_cast<std::size_t>(c)] += static_cast<double>(one[c]);
-        }
+        add_rows(feature(m, 0), outputs, width, sums_.data());
     }
     for (std::size_t c = 0; c < mean_.size(); ++c)
         mean_[c] = static_cast<float>(sums_[c] / static_cast<double>(averaged * outputs));
-    apply_head(network_->model(), mean_.data(), logits_.data());
+    apply_head(model, mean_.data(), logits_.data() + stream * network_->classes());
+    return true;
 }
 
 }  // namespace asma::edge

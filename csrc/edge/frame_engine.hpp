@@ -19,7 +19,7 @@
 namespace asma::edge {
 
 struct FrameSettings {
-    std::int64_t bodies = 1;
+    std::int64_t streams = 1, bodies = 1;  // that run together, each with its own logits; bodies of each
     std::int64_t pool = 0;  // outputs of the last block that are averaged; 0: as many as a training clip has
     bool spread = false;
 };
@@ -33,15 +33,17 @@ public:
     // Throws Error where a temporal convolution looks ahead.
     static void check_causal(const Network& network);
 
-    // The next prepared frame (bodies, V, C), all zeros where a body is not there; a body that is `fresh` (bodies)
-    // never was there before. Whether there are logits now, of frame told_frame().
+    // The next prepared frame (streams·bodies, V, C), all zeros where a body is not there; a body that is `fresh`
+    // (streams·bodies) never was there before. Whether there are logits now, of frame told_frame().
     bool push(const float* frame, const std::uint8_t* fresh);
     void reset();
 
-    const float* logits() const { return logits_.data(); }
+    // Of a stream (classes); null where no body was there in the frames that the averaged outputs stand for.
+    const float* logits(std::int64_t stream) const {
+        if (!somebody_[static_cast<std::size_t>(stream)]) return nullptr;
+        return logits_.data() + stream * network_->classes();
+    }
     std::int64_t told_frame() const { return told_frame_; }
-    // Whether a body was there in the frames that the averaged outputs stand for.
-    bool somebody() const { return somebody_; }
     std::int64_t period() const { return period_; }
     std::int64_t delay() const { return delay_; }
     std::int64_t pool() const { return pool_; }
@@ -77,13 +79,15 @@ private:
     void run(const Unit& unit, const Record& record);
     void begin(const Record& record);
     void tell(const Record& record);
+    bool head(const Record& record, std::int64_t stream);
     template <class Work> void for_runs(const Record& record, Work&& work) const;
     float* feature(std::int64_t body, std::int64_t output) {
         return features_ + (body * pool_ + output % pool_) * network_->features();
     }
 
     std::shared_ptr<const Network> network_;
-    std::int64_t bodies_, joints_, pool_, period_ = 1, reach_ = 1, delay_ = 0;
+    std::int64_t streams_, bodies_, joints_,  // bodies: of all streams
+        pool_, period_ = 1, reach_ = 1, delay_ = 0, together_ = 1;
     std::vector<Block> blocks_;
     std::vector<Unit> units_;
     std::vector<std::size_t> ends_;  // of the units that are done after a frame of the period
@@ -94,10 +98,10 @@ private:
     std::vector<double> sums_;
     std::int64_t settle_ = 0;         // output from which on a body that never was there is always the same
     std::vector<std::int64_t> seen_;  // the last frame of each body
-    std::vector<std::uint8_t> active_;
+    std::vector<std::uint8_t> active_, somebody_;
     std::int64_t frame_ = 0, told_frame_ = 0;
     std::size_t done_ = 0;
-    bool somebody_ = false, learning_ = false;
+    bool learning_ = false;
 };
 
 }  // namespace asma::edge

@@ -17,6 +17,11 @@ void average(const float* map, std::int64_t places, std::int64_t width, std::int
     for (std::int64_t c = 0; c < channels; ++c) to[c] = static_cast<float>(sums[c] / static_cast<double>(places));
 }
 
+void add_rows(const float* map, std::int64_t rows, std::int64_t channels, double* sums) {
+    for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t c = 0; c < channels; ++c) sums[c] += static_cast<double>(map[r * channels + c]);
+}
+
 void apply_head(const Model& model, const float* features, float* logits) {
     const std::int64_t classes = static_cast<std::int64_t>(model.classes.size());
     const std::int64_t width = static_cast<std::int64_t>(model.head_weight.size()) / classes;

@@ -72,20 +72,25 @@ void Decision::take(const float* logits) {
     if (likelier && likelihood(best) >= settings_.unknown_below) named_ = best;
 }
 
-Stream::Stream(std::shared_ptr<const Network> network, const StreamSettings& settings, std::atomic<bool>* beside)
+Stream::Stream(std::shared_ptr<const Network> network, const StreamSettings& settings, std::int64_t streams,
+               std::atomic<bool>* beside)
     : network_(std::move(network)),
+      streams_(streams),
       slots_(settings.bodies),
       body_(model().joints * model().channels),
-      frame_(static_cast<std::size_t>(slots_ * body_)),
-      fresh_(static_cast<std::size_t>(slots_)),
-      decision_(settings.decision, network_->classes()),
+      frame_(static_cast<std::size_t>(streams * slots_ * body_)),
+      fresh_(static_cast<std::size_t>(streams * slots_)),
+      decisions_(static_cast<std::size_t>(streams), Decision(settings.decision, network_->classes())),
+      answers_(decisions_.size()),
       beside_(beside),
       rate_(settings.rate),
       gap_(settings.gap),
-      slot_ids_(static_cast<std::size_t>(slots_)),
-      slot_seen_(static_cast<std::size_t>(slots_), never) {
-    answer_.probabilities.resize(static_cast<std::size_t>(network_->classes()));
-    answer_.logits.resize(answer_.probabilities.size());
+      slot_ids_(fresh_.size()),
+      slot_seen_(fresh_.size(), never) {
+    for (StreamAnswer& answer : answers_) {
+        answer.probabilities.resize(static_cast<std::size_t>(network_->classes()));
+        answer.logits.resize(answer.probabilities.size());
+    }
 }
 
 void Stream::reset() {
@@ -96,7 +101,7 @@ void Stream::reset() {
 void Stream::restart() {
     frames_ = 0, known_ = false;
     std::fill(slot_seen_.begin(), slot_seen_.end(), never);
-    decision_.reset();
+    for (Decision& decision : decisions_) decision.reset();
 }
 
 const StreamAnswer* Stream::push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids) {
@@ -104,9 +109,11 @@ const StreamAnswer* Stream::push(const float* frame, std::int64_t bodies, const 
         throw Error("a frame must have at most " + std::to_string(slots_) +
                     " bodies, as the stream was made for, got " + std::to_string(bodies));
     const Session::Turn turn(busy_);
-    for (std::int64_t m = 0; ids && m < bodies; ++m)
-        if (std::count(ids, ids + bodies, ids[m]) > 1)
+    for (std::int64_t m = 0; ids && m < streams_ * bodies; ++m) {
+        const std::int64_t* const of_stream = ids + m / bodies * bodies;
+        if (std::count(of_stream, of_stream + bodies, ids[m]) > 1)
             throw Error("the ids of a frame must differ, got " + std::to_string(ids[m]) + " twice");
+    }
     const bool other_ids = bodies > 0 && known_ && tracked_ != (ids != nullptr);  // nobody has no id
     if (other_ids || (frames_ > 0 && timed_ != (time != nullptr)))
         throw Error("the frames of a stream must all have a time, or none of them; likewise ids");
@@ -124,29 +131,31 @@ const StreamAnswer* Stream::push(const float* frame, std::int64_t bodies, const 
     time_ = now, timed_ = time != nullptr, ++frames_;
     if (bodies > 0) known_ = true, tracked_ = ids != nullptr;
     take_bodies(frame, bodies, ids);
-    return take(now) ? &answer_ : nullptr;
+    return take(now) ? answers_.data() : nullptr;
 }
 
 void Stream::take_bodies(const float* frame, std::int64_t bodies, const std::int64_t* ids) {
     std::fill(frame_.begin(), frame_.end(), 0.0F);
     std::fill(fresh_.begin(), fresh_.end(), std::uint8_t{0});
-    for (std::int64_t m = 0; m < bodies; ++m) {
+    for (std::int64_t m = 0; m < streams_ * bodies; ++m) {
         const float* const body = frame + m * body_;
         if (std::all_of(body, body + body_, [](float one) { return one == 0; })) continue;
         if (!std::all_of(body, body + body_, [](float one) { return std::isfinite(one); })) {
             ++missing_;
             continue;
         }
-        const std::int64_t slot = ids ? slot_for(ids[m], ids, bodies) : m;
+        const std::int64_t stream = m / bodies;
+        const std::int64_t slot =
+            ids ? slot_for(stream, ids[m], ids + stream * bodies, bodies) : stream * slots_ + m % bodies;
         std::copy(body, body + body_, frame_.begin() + slot * body_);
         slot_seen_[static_cast<std::size_t>(slot)] = time_;
     }
 }
 
 // The slot of a track; a new one gets the slot that was seen the longest ago, of none of the frame's tracks.
-std::int64_t Stream::slot_for(std::int64_t id, const std::int64_t* ids, std::int64_t count) {
+std::int64_t Stream::slot_for(std::int64_t stream, std::int64_t id, const std::int64_t* ids, std::int64_t count) {
     std::int64_t found = -1;
-    for (std::int64_t slot = 0; slot < slots_; ++slot) {
+    for (std::int64_t slot = stream * slots_; slot < (stream + 1) * slots_; ++slot) {
         const double seen = slot_seen_[static_cast<std::size_t>(slot)];
         const std::int64_t of = slot_ids_[static_cast<std::size_t>(slot)];
         if (seen != never && of == id) return slot;
@@ -158,14 +167,16 @@ std::int64_t Stream::slot_for(std::int64_t id, const std::int64_t* ids, std::int
     return found;
 }
 
-void Stream::answer(const float* logits, double time, std::int64_t frames) {
-    decision_.take(logits);
-    answer_.named = decision_.named(), answer_.time = time, answer_.frames = frames;
-    answer_.probabilities = decision_.probabilities();
+void Stream::answer(std::int64_t stream, const float* logits, double time, std::int64_t frames) {
+    Decision& decision = decisions_[static_cast<std::size_t>(stream)];
+    StreamAnswer& told = answers_[static_cast<std::size_t>(stream)];
+    decision.take(logits);
+    told.named = decision.named(), told.time = time, told.frames = frames;
+    told.probabilities = decision.probabilities();
     if (logits)
-        std::copy(logits, logits + answer_.logits.size(), answer_.logits.begin());
+        std::copy(logits, logits + told.logits.size(), told.logits.begin());
     else
-        std::fill(answer_.logits.begin(), answer_.logits.end(), 0.0F);
+        std::fill(told.logits.begin(), told.logits.end(), 0.0F);
 }
 
 }  // namespace asma::edge

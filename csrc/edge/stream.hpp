@@ -54,10 +54,11 @@ class Stream {
 public:
     virtual ~Stream() = default;
 
-    // A frame (bodies, V, C) at a time in seconds (null: 1 / rate after the one before), its bodies in slots by their
-    // rows, or by track ids (null: none). The answer, which stands until the next call; null where there is none now.
-    // Throws Error, with nothing changed, where the frame is not later than the one before, has more bodies than there
-    // are slots, or does not fit the stream otherwise, or where another thread's call is at work.
+    // A frame (streams, bodies, V, C) at a time in seconds (null: 1 / rate after the one before), its bodies in slots
+    // by their rows, or by track ids (streams, bodies) (null: none). The answers (streams), which stand until the next
+    // call; null where there are none now. Throws Error, with nothing changed, where the frame is not later than the
+    // one before, has more bodies than there are slots, or does not fit the stream otherwise, or where another thread's
+    // call is at work.
     const StreamAnswer* push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids);
     // As if no frame had come.
     void reset();
@@ -65,33 +66,35 @@ public:
     std::int64_t missing() const { return missing_; }    // bodies of frames that had a number that is not finite
     std::int64_t restarts() const { return restarts_; }  // after a gap
     const Model& model() const { return network_->model(); }
-    std::int64_t slots() const { return slots_; }
+    std::int64_t slots() const { return slots_; }      // of a stream
+    std::int64_t streams() const { return streams_; }  // scenes that are pushed at once, each with its own answers
 
 protected:
     // `beside`: of the session whose memory the stream works in, if any.
-    Stream(std::shared_ptr<const Network> network, const StreamSettings& settings, std::atomic<bool>* beside);
+    Stream(std::shared_ptr<const Network> network, const StreamSettings& settings, std::int64_t streams,
+           std::atomic<bool>* beside);
 
     // Throws Error where a frame at this time, perhaps after a gap, is one too many; changes nothing.
     virtual void admit(double time, bool anew) const = 0;
     // The frame is in frame_, slot by slot, empty where nobody is; slots in fresh_ went to another track. Whether there
-    // is an answer, in answer_.
+    // are answers.
     virtual bool take(double time) = 0;
     virtual void restart();
     // Names a class by logits (null: nobody is there), and writes the answer.
-    void answer(const float* logits, double time, std::int64_t frames);
+    void answer(std::int64_t stream, const float* logits, double time, std::int64_t frames);
 
     std::shared_ptr<const Network> network_;
-    std::int64_t slots_, body_;  // numbers of a body
-    std::vector<float> frame_;   // (slots, V, C)
+    std::int64_t streams_, slots_, body_;  // numbers of a body
+    std::vector<float> frame_;             // (streams, slots, V, C)
     std::vector<std::uint8_t> fresh_;
-    StreamAnswer answer_;
     mutable std::atomic<bool> busy_{false};
 
 private:
     void take_bodies(const float* frame, std::int64_t bodies, const std::int64_t* ids);
-    std::int64_t slot_for(std::int64_t id, const std::int64_t* ids, std::int64_t count);
+    std::int64_t slot_for(std::int64_t stream, std::int64_t id, const std::int64_t* ids, std::int64_t count);
 
-    Decision decision_;
+    std::vector<Decision> decisions_;
+    std::vector<StreamAnswer> answers_;
     std::atomic<bool>* beside_;
     double rate_, gap_;
     std::vector<std::int64_t> slot_ids_;

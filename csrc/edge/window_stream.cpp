@@ -41,7 +41,7 @@ WindowSettings checked(WindowSettings settings, const Session& session) {
 }  // namespace
 
 WindowStream::WindowStream(std::shared_ptr<Session> session, const WindowSettings& settings)
-    : Stream(session->shared_network(), checked(settings, *session), &session->busy()),
+    : Stream(session->shared_network(), checked(settings, *session), 1, &session->busy()),
       session_(std::move(session)),
       settings_(checked(settings, *session_)),
       frame_size_(slots_ * body_),
@@ -123,8 +123,8 @@ void WindowStream::run() {
     // Bodies may be there and not be read: by a recipe that looks at the first body alone, or that they are too flat
     // for.
     if (somebody) somebody = session_->run_window(view, logits_.data());
-    answer(somebody ? logits_.data() : nullptr, times_[static_cast<std::size_t>((first_ + count_ - 1) % most_frames_)],
-           count_);
+    answer(0, somebody ? logits_.data() : nullptr,
+           times_[static_cast<std::size_t>((first_ + count_ - 1) % most_frames_)], count_);
 }
 
 }  // namespace asma::edge

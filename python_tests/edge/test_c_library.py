@@ -206,6 +206,7 @@ class Settings(ctypes.Structure):
         ("mode", ctypes.c_int),
         ("pool", ctypes.c_int64),
         ("spread", ctypes.c_int),
+        ("streams", ctypes.c_int64),
     ]
 
 
@@ -387,18 +388,18 @@ def test_a_continual_stream_in_c_is_the_stream_of_python(library, tmp_path):
     # A program of an earlier header knows nothing of modes: what lies behind its settings is not looked at.
     earlier = calls.settings(mode=7, size=Settings.mode.offset)
     assert calls.native.asma_edge_stream_open(opened, ctypes.byref(earlier), calls.error, 256), calls.said()
-    for spread in (0, 1):
-        settings = calls.settings(mode=1, pool=3, spread=spread)
+    for spread, streams in ((0, 1), (1, 1), (1, 2)):
+        settings = calls.settings(mode=1, pool=3, spread=spread, streams=streams)
         stream = ctypes.c_void_p(calls.native.asma_edge_stream_open(opened, ctypes.byref(settings), calls.error, 256))
         assert stream, calls.said()
-        like = Session(path).stream("continual", pool=3, spread=bool(spread))
-        probabilities, named = np.zeros(4, np.float32), ctypes.c_int64(7)
-        told = (probabilities.ctypes.data_as(ctypes.c_void_p), ctypes.byref(named), calls.error, 256)
-        for frame in np.ascontiguousarray(clips(20, 2, 1)[:, :, 0]):
-            result, pointer = like.push(frame), frame.ctypes.data_as(ctypes.c_void_p)
+        like = Session(path).stream("continual", pool=3, spread=bool(spread), n_streams=streams)
+        probabilities, named = np.zeros((streams, 4), np.float32), (ctypes.c_int64 * streams)()
+        told = (probabilities.ctypes.data_as(ctypes.c_void_p), named, calls.error, 256)
+        for frame in clips(20, 2 * streams, 1).reshape(20, streams, 2, 7, 3):
+            results, pointer = like.push(frame), frame.ctypes.data_as(ctypes.c_void_p)
             answered = calls.native.asma_edge_stream_push(stream, pointer, ctypes.c_int64(2), None, None, *told)
-            assert answered == (result is not None)
-            if result is not None:
-                np.testing.assert_array_equal(probabilities, result.probabilities)
-                assert named.value == (-1 if result.name is None else int(result.name))
+            assert answered == (results is not None)
+            for chances, name, result in zip(probabilities, named, results or [], strict=False):
+                np.testing.assert_array_equal(chances, result.probabilities)
+                assert name == (-1 if result.name is None else int(result.name))
         calls.native.asma_edge_stream_close(stream)

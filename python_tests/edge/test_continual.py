@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from edge.networks import SEVEN, clips, file_of, network
+from mutations import damaged
 from numpy.typing import NDArray
 from ops.contract import assert_within_budget, instruction_set, instruction_sets, pairwise
 
@@ -358,7 +359,7 @@ def test_a_stream_belongs_to_one_call_at_a_time(tmp_path):
     [
         ({"pool": 0}, "pool must be at least 1, got 0"),
         ({"pool": 70_000}, "pool must be from 1 to 65536 outputs of the last block, got 70000"),
-        ({"pool": 2.5}, "a stream's settings must be numbers, pool a whole one"),
+        ({"pool": 2.5}, "a stream's settings must be numbers, n_streams and pool whole ones"),
         ({"rate": 0}, "rate must be from 0.01 to 1000000, got 0"),
         ({"rate": 1e6}, "a gap must have at most 10000 frames, got 0.5 seconds of 1000000"),
         ({"gap": -1}, "gap must be from 0 to 3600, got -1"),
@@ -387,6 +388,10 @@ def test_models_that_cannot_run_frame_by_frame_are_refused(tmp_path):
     for rules in ({"centre": "first"}, {"scale": "torso"}, {"rotate": "clip"}, {"centre": "none"}):
         with pytest.raises(EdgeError, match="prepares each frame by itself: preprocessing must have centre per-body"):
             session_of(tmp_path, causal(skeleton), Preprocessing(50, **rules)).stream("continual")
+    reaching = causal(separable=True)
+    reaching.encoder.blocks[2].pointwise = TemporalConv(8, 8, 3, padding=(2, 0))
+    with pytest.raises(EdgeError, match="pointwise and residual convolutions of one tap; block 2 has one of 3"):
+        session_of(tmp_path, reaching).stream("continual")
     with pytest.raises(EdgeError, match="strides whose product is at most 1024, got 2048"):
         session_of(tmp_path, causal(channels=(2,) * 11, strides=(2,) * 11, taps=2)).stream("continual")
     with pytest.raises(EdgeError, match="look back at most 16384 frames, got 23388"):
@@ -405,3 +410,65 @@ def test_streams_share_weights_and_outlive_their_session(tmp_path):
         window.push(frame)
         if result is not None:
             np.testing.assert_array_equal(result.logits, wanted[t])
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("bodies", ["mean", "present"])
+def test_streams_that_run_together_say_what_each_would_alone(bodies, spread, tmp_path):
+    session = session_of(tmp_path, causal(bodies=bodies, taps=3))
+    recorded = np.stack([frames_of(90, seed=seed) for seed in range(3)], axis=1)  # (T, streams, M, V, C)
+    recorded[20:, 0, 1] = recorded[:30, 1] = recorded[10:60, 2] = 0
+    settings = {"pool": 4, "spread": spread, "smoothing": 0.4}
+    together = session.stream("continual", n_streams=3, **settings)
+    alone = [session.stream("continual", **settings) for _ in range(3)]
+    assert (together.period, together.pool, together.delay) == (alone[0].period, 4, alone[0].delay)
+    for t, frame in enumerate(recorded):
+        ids = [[7, 8 + t // 40], [7, 8], [t // 50, 3]]
+        results = together.push(frame, t / 25, ids)
+        single = [stream.push(one, t / 25, row) for stream, one, row in zip(alone, frame, ids, strict=True)]
+        assert (results is None) == (single[0] is None)
+        for result, wanted in zip(results or [], single, strict=results is not None):
+            assert (result.name, result.time, result.frames) == (wanted.name, wanted.time, wanted.frames)
+            np.testing.assert_array_equal(result.logits, wanted.logits)
+            np.testing.assert_array_equal(result.probabilities, wanted.probabilities)
+
+
+def test_frames_of_streams_that_do_not_fit_are_refused(tmp_path):
+    session = session_of(tmp_path, causal())
+    stream = session.stream("continual", n_streams=2)
+    recorded = np.stack([frames_of(1)[0]] * 2)
+    for frame, ids, message in (
+        (recorded[0], None, r"a frame must have shape \(2, M, 7, 3\)"),
+        (recorded[:1], None, r"a frame must have shape \(2, M, 7, 3\)"),
+        (recorded, [[1, 2]], "a frame must have an id for each of its 4 bodies, got 2"),
+        (recorded, [[1, 2], [3, 3]], "the ids of a frame must differ, got 3 twice"),
+        (recorded, [1, 2], "ids must be a list of ids for each stream"),
+    ):
+        with pytest.raises(EdgeError, match=message):
+            stream.push(frame, 0.0, ids)
+    assert len(stream.push(recorded, 0.0, [[1, 2], [2, 1]])) == 2
+    assert len(session.stream("continual", n_streams=1).push(recorded[:1])) == 1
+    for wanted, message in (
+        (0, "n_streams must be from 1 to 4096, got 0"),
+        (1.5, "must be numbers, n_streams and"),
+    ):
+        with pytest.raises(EdgeError, match=message):
+            session.stream("continual", n_streams=wanted)
+    with pytest.raises(EdgeError, match="n_streams is a setting of mode 'continual', got 2 with mode 'window'"):
+        session.stream(n_streams=2)
+
+
+def test_damaged_files_are_refused_or_run(tmp_path):
+    model = causal(channels=(2, 3), strides=(1, 2), taps=3)
+    content, ran = file_of(tmp_path, model, preprocessing=ASIS, bodies=2, rate=30.0).read_bytes(), 0
+    path, recorded = tmp_path / "damaged.safetensors", frames_of(5)
+    for changed in damaged(content, count=2000):
+        path.write_bytes(changed)
+        try:
+            stream = Session(path, max_frames=4).stream("continual", spread=bool(ran % 2))
+            for frame in recorded:
+                stream.push(frame)
+            ran += 1
+        except EdgeError:
+            pass
+    assert 50 < ran < 1000
