@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from asma_fast.edge._errors import EdgeError
 from asma_fast.edge.session import Prediction, Session
-from asma_fast.edge.stream import StreamResult, WindowStream
+from asma_fast.edge.stream import ContinualStream, ContinualStreams, StreamResult, WindowStream
 
 if TYPE_CHECKING:
     from asma_fast.data import Preprocessing
     from asma_fast.edge.adaptation import adapt
 
-__all__ = ["EdgeError", "Prediction", "Session", "StreamResult", "WindowStream", "adapt", "export", "export_onnx"]
+__all__ = [
+    "ContinualStream",
+    "ContinualStreams",
+    "EdgeError",
+    "Prediction",
+    "Session",
+    "StreamResult",
+    "WindowStream",
+    "adapt",
+    "export",
+    "export_onnx",
+]
 
 
 def export(
@@ -26,6 +37,7 @@ def export(
     preprocessing: Preprocessing | None = None,
     bodies: int = 0,
     class_names: tuple[str, ...] | list[str] | None = None,
+    rate: float | None = None,
 ) -> Path:
     """Write a trained classifier as a model file that :class:`Session` runs.
 
@@ -46,6 +58,9 @@ def export(
         many as a recording has.
     class_names
         One a logit; by default ``"0"``, ``"1"``, …
+    rate
+        Frames a second of the clips in training, as the network reads them: what a stream of mode ``"continual"``
+        resamples a camera's frames to. None: the file tells of none, and such a stream must be told.
 
     Returns
     -------
@@ -56,11 +71,12 @@ def export(
     ------
     TypeError, ValueError
         If the model is another network (two aligned encoders, say), a layer of it was replaced, a weight is not finite,
-        the names are not as many as its classes, or the recipe needs what a recording does not tell.
+        the names are not as many as its classes, the recipe needs what a recording does not tell, or ``rate`` is out of
+        range.
     """
     from asma_fast.edge.exporter import write_model
 
-    return write_model(model, Path(path), preprocessing, bodies, class_names)
+    return write_model(model, Path(path), preprocessing, bodies, class_names, rate)
 
 
 def export_onnx(model: Any, path: str | Path, *, class_names: tuple[str, ...] | list[str] | None = None) -> Path:

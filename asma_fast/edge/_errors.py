@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 
 class EdgeError(ValueError):
     """What is wrong with a model file, or with what a session or a stream was given."""
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """What native code refuses, as an error of this package."""
-    try:
-        yield
-    except (ValueError, RecursionError) as error:
-        raise EdgeError(str(error)) from None
+class told:
+    """What native code refuses, as an error of this package. A class: a stream enters it every frame."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: object) -> None:
+        if isinstance(error, (ValueError, RecursionError)):
+            raise EdgeError(str(error)) from None

@@ -13,10 +13,13 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from asma_fast._backends import native
+from asma_fast.edge._errors import EdgeError
 from asma_fast.edge.session import Session
+
+WARM = 500  # frames of a continual stream before it is timed
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Report:
         preprocessing.
     hop
         Frames between answers of that stream.
+    continual, spread
+        Of one frame of a stream of mode ``"continual"``, and of one whose work is spread; None where the network is not
+        causal, or its preprocessing needs more than a frame.
     peak_bytes
         The most memory that this process has held, Python's and NumPy's included; None where the system does not tell.
     """
@@ -73,6 +79,8 @@ class Report:
     clip: Times
     stream: Times | None
     hop: int
+    continual: Times | None
+    spread: Times | None
     peak_bytes: int | None
 
     def __str__(self) -> str:
@@ -83,6 +91,9 @@ class Report:
         ]
         if self.stream is not None:
             lines.append(f"stream, an answer every {self.hop} frames, each frame: {self.stream}")
+        for name, times in {"continual": self.continual, "continual, spread": self.spread}.items():
+            if times is not None:
+                lines.append(f"stream, {name}, each frame: {times}")
         if self.peak_bytes is not None:
             lines.append(f"memory, Python and NumPy included: {self.peak_bytes / 2**20:.1f} MiB")
         return "\n".join(lines)
@@ -146,6 +157,7 @@ def bench(
             for t in range(warm):
                 stream.push(recorded[t % frames])
             pushed = _times(runs * hop, lambda t: stream.push(recorded[t % frames]))
+    continual, spread = (_continual(session, clip[0], runs * hop, spread=spread) for spread in (False, True))
     return Report(
         native().instruction_set(),
         threads,
@@ -156,8 +168,21 @@ def bench(
         whole,
         pushed,
         hop,
+        continual,
+        spread,
         _peak_bytes(),
     )
+
+
+def _continual(session: Session, clip: NDArray[np.float32], frames: int, *, spread: bool) -> Times | None:
+    recorded = np.ascontiguousarray(clip.swapaxes(0, 1))
+    try:
+        stream = session.stream("continual", rate=session.description.get("rate", 30.0), spread=spread)
+    except EdgeError:
+        return None
+    for t in range(WARM):
+        stream.push(recorded[t % len(recorded)])
+    return _times(frames, lambda t: stream.push(recorded[t % len(recorded)]))
 
 
 def _times(runs: int, work: Callable[[int], object]) -> Times:

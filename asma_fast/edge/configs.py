@@ -17,6 +17,7 @@ class ExportConfig:
         None, "checkpoint of distill, finetune, semi or transfer; of two encoders to ONNX alone", positional=True
     )
     out: Path = option(Path("model.safetensors"), "model file to write; *.onnx: for other runtimes")
+    rate: float | None = option(None, "frames a second of the training clips, for streams that run frame by frame")
 
 
 @dataclass(frozen=True)

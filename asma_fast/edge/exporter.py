@@ -26,13 +26,19 @@ from asma_fast.skeleton import Skeleton
 
 FORMAT = 1
 MOST_BODIES = 64
+RATES = (0.01, 1e6)
 
 Tensors = dict[str, NDArray[np.float32]]
 Wide = NDArray[np.float64]
 
 
 def write_model(
-    model: Any, path: Path, preprocessing: Preprocessing | None, bodies: int, class_names: Sequence[str] | None
+    model: Any,
+    path: Path,
+    preprocessing: Preprocessing | None,
+    bodies: int,
+    class_names: Sequence[str] | None,
+    rate: float | None = None,
 ) -> Path:
     """See :func:`asma_fast.edge.export`."""
     if type(model) is not Classifier or type(model.encoder) is not STGCN:
@@ -43,6 +49,8 @@ def write_model(
         )
     check_layers(model)
     check_count("bodies", bodies, 0, MOST_BODIES)
+    if rate is not None and not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"rate must be from {RATES[0]:g} to {RATES[1]:g} frames a second, got {rate}")
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path.name}")
     names = names_of(model, class_names)
@@ -58,6 +66,8 @@ def write_model(
         "preprocessing": None if preprocessing is None else _recipe(preprocessing, bodies, encoder.skeleton),
         "network": network,
     }
+    if rate is not None:
+        description["rate"] = float(rate)
     _write(path, tensors, {KEY: json.dumps(description)})
     return path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from asma_fast._backends import native
 from asma_fast.edge._errors import EdgeError, told
 from asma_fast.edge.onnx_session import OnnxSession
-from asma_fast.edge.stream import WindowStream
+from asma_fast.edge.stream import ContinualStream, ContinualStreams, WindowStream
 from asma_fast.skeleton import Skeleton
 
 
@@ -159,42 +159,105 @@ class Session:
         best = np.argsort(-chances, kind="stable")[:top]
         return [Prediction(self.classes[index], float(chances[index])) for index in best]
 
+    @overload
     def stream(
         self,
         mode: Literal["window"] = "window",
         *,
+        seconds: float = ...,
+        hop: int = ...,
+        least_seconds: float | None = ...,
+        rate: float | None = ...,
+        max_rate: float = ...,
+        gap: float = ...,
+        smoothing: float = ...,
+        unknown_below: float = ...,
+        hysteresis: float = ...,
+    ) -> WindowStream: ...
+
+    @overload
+    def stream(
+        self,
+        mode: Literal["continual"],
+        *,
+        pool: int | None = ...,
+        spread: bool = ...,
+        n_streams: None = ...,
+        rate: float | None = ...,
+        gap: float = ...,
+        smoothing: float = ...,
+        unknown_below: float = ...,
+        hysteresis: float = ...,
+    ) -> ContinualStream: ...
+
+    @overload
+    def stream(
+        self,
+        mode: Literal["continual"],
+        *,
+        n_streams: int,
+        pool: int | None = ...,
+        spread: bool = ...,
+        rate: float | None = ...,
+        gap: float = ...,
+        smoothing: float = ...,
+        unknown_below: float = ...,
+        hysteresis: float = ...,
+    ) -> ContinualStreams: ...
+
+    def stream(
+        self,
+        mode: Literal["window", "continual"] = "window",
+        *,
         seconds: float = 2.0,
         hop: int = 5,
         least_seconds: float | None = None,
-        rate: float = 30.0,
+        pool: int | None = None,
+        spread: bool = False,
+        n_streams: int | None = None,
+        rate: float | None = None,
         max_rate: float = 120.0,
         gap: float = 0.5,
         smoothing: float = 0.5,
         unknown_below: float = 0.3,
         hysteresis: float = 0.1,
-    ) -> WindowStream:
-        """A stream that classifies the last seconds of a camera, with this session's memory.
+    ) -> WindowStream | ContinualStream | ContinualStreams:
+        """A stream that classifies what a camera sees, frame by frame.
 
         The defaults are ours, not a paper's: choose ``seconds`` as long as the actions of the training clips.
 
         Parameters
         ----------
         mode
-            ``"window"``, the only one so far.
+            ``"window"``: every few frames the last seconds are prepared and run as one clip, with this session's
+            memory. ``"continual"``: a causal network runs frame by frame, for a small part of a clip's work, with
+            memory of its own; its temporal convolutions are all padded on the left alone
+            (:class:`asma_fast.nn.STGCN`'s ``causal``), and its preprocessing needs one frame at a time: centre
+            ``"per-body"`` or ``"none"``, scale ``"none"``, rotate ``"none"``, or ``"frame"`` with centre
+            ``"per-body"``.
         seconds
-            Of the window.
+            Window: its length.
         hop
-            Frames from one answer to the next.
+            Window: frames from one answer to the next.
         least_seconds
-            Since the stream began, before its first answer; None: ``seconds``.
+            Window: since the stream began, before its first answer; None: ``seconds``.
+        pool
+            Continual: outputs of the last block that are averaged, each of which stands for as many frames as the
+            product of the strides; None: as many as a training clip has (of 50 frames where the recipe names none).
+        spread
+            Continual: about the same work every frame, for answers that come less than a product of strides later.
+        n_streams
+            Continual: so many people or cameras are pushed at once, in frames ``(n_streams, M, V, C)``, for a list of
+            answers; each has bodies of its own. None: one, without that axis.
         rate
-            Frames a second, where frames come without times.
+            Frames a second. Window: where frames come without times; None: the file's, else 30. Continual: what the
+            network reads; None: the file's. Frames without times come at that rate.
         max_rate
-            Frames a second for which memory is taken.
+            Window: frames a second for which memory is taken.
         gap
             Seconds without a frame, after which the stream begins anew.
         smoothing
-            Share that the probabilities before have in those of now, under 1.
+            Share of the probabilities before in those of now, under 1.
         unknown_below
             A class that is less likely is not named anew.
         hysteresis
@@ -204,7 +267,8 @@ class Session:
         Raises
         ------
         EdgeError
-            If a setting is out of range, or the model tells of no preprocessing.
+            If a setting is out of range or of the other mode, the model tells of no preprocessing, or it cannot run
+            frame by frame.
 
         Examples
         --------
@@ -215,28 +279,37 @@ class Session:
                     if (result := stream.push(frame, time)) is not None:
                         print(result.name, result.probability)
         """
-        if mode != "window":
-            raise EdgeError(f"mode must be 'window', got {mode!r}")
+        if mode not in ("window", "continual"):
+            raise EdgeError(f"mode must be 'window' or 'continual', got {mode!r}")
         if self._onnx is not None:
             raise EdgeError("onnxruntime has no streams: export the model for the engine")
-        if least_seconds is not None and least_seconds < 0:
-            raise EdgeError(f"least_seconds must be at least 0, got {least_seconds}")
-        return WindowStream(
-            self._session,
-            self.classes,
-            {
-                "seconds": seconds,
-                "least_seconds": -1.0 if least_seconds is None else least_seconds,
-                "hop": hop,
-                "bodies": 0,
-                "rate": rate,
-                "max_rate": max_rate,
-                "gap": gap,
-                "smoothing": smoothing,
-                "unknown_below": unknown_below,
-                "hysteresis": hysteresis,
-            },
-        )
+        for name, value in {"least_seconds": least_seconds, "rate": rate}.items():
+            if isinstance(value, (int, float)) and value < 0:
+                raise EdgeError(f"{name} must be at least 0, got {value}")
+        window = {"seconds": seconds, "hop": hop, "least_seconds": least_seconds, "max_rate": max_rate}
+        continual = {"pool": pool, "spread": spread, "n_streams": n_streams}
+        defaults = Session.stream.__kwdefaults__ or {}
+        for name, value in (continual if mode == "window" else window).items():
+            if value is not defaults[name] and value != defaults[name]:
+                other = "window" if mode == "continual" else "continual"
+                raise EdgeError(f"{name} is a setting of mode {other!r}, got {value!r} with mode {mode!r}")
+        shared = {
+            "bodies": 0,
+            "rate": -1.0 if rate is None else rate,
+            "gap": gap,
+            "smoothing": smoothing,
+            "unknown_below": unknown_below,
+            "hysteresis": hysteresis,
+        }
+        if mode == "continual":
+            if pool is not None and pool < 1:
+                raise EdgeError(f"pool must be at least 1, got {pool}")
+            continual["pool"] = 0 if pool is None else pool
+            kind = ContinualStream if n_streams is None else ContinualStreams
+            continual["n_streams"] = 1 if n_streams is None else n_streams
+            return kind(self._session, self.classes, {**shared, **continual, "spread": bool(spread)})
+        window["least_seconds"] = -1.0 if least_seconds is None else least_seconds
+        return WindowStream(self._session, self.classes, {**shared, **window})
 
     def _skeleton(self, path: object) -> Skeleton:
         joints = int(self.description["network"]["joints"])

@@ -39,6 +39,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
     if not isinstance(model, Classifier):
         raise CheckpointError(f"{config.checkpoint}: has no head to name classes; `asma-fast distill` trains one")
     if config.out.suffix == ".onnx":
+        if config.rate is not None:
+            raise ValueError(f"rate is for streams of the engine, which an ONNX file has none of; got {config.rate}")
         return export_onnx(model, config.out, class_names=record["classes"])
     stream = record.get("stream", "joint")
     if stream != "joint":
@@ -52,6 +54,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
         preprocessing=Preprocessing.from_dict(record["preprocessing"]),
         bodies=record["bodies"],
         class_names=record["classes"],
+        rate=config.rate,
     )
 
 

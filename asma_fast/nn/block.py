@@ -34,6 +34,9 @@ class STGCNBlock(nn.Module):
     separable
         The temporal convolution in two (MobileNet, Howard et al., 2017): ``taps`` frames of each channel alone, with
         the stride; batch-norm and ReLU; and a 1×1 convolution of the channels.
+    causal
+        The temporal convolution reads no later frame: it is padded by ``taps`` - 1 frames, all on the left. Output
+        frame t depends on the frames up to t · ``stride``.
     dropout
         Probability of dropping an element, after the second batch-norm and before the residual.
     residual
@@ -77,6 +80,7 @@ class STGCNBlock(nn.Module):
         taps: int = 9,
         stride: int = 1,
         separable: bool = False,
+        causal: bool = False,
         dropout: float = 0.0,
         residual: bool = True,
         index: int = 0,
@@ -92,7 +96,15 @@ class STGCNBlock(nn.Module):
         self.graph_conv = GraphConv(in_channels, out_channels, skeleton, partition=partition, impl=impl)
         self.norm1 = nn.BatchNorm2d(out_channels)
         groups = out_channels if separable else 1
-        self.temporal_conv = TemporalConv(out_channels, out_channels, taps, stride=stride, groups=groups, impl=impl)
+        self.temporal_conv = TemporalConv(
+            out_channels,
+            out_channels,
+            taps,
+            stride=stride,
+            padding=(taps - 1, 0) if causal else None,
+            groups=groups,
+            impl=impl,
+        )
         self.between: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels) if separable else None
         self.pointwise = TemporalConv(out_channels, out_channels, 1, impl=impl) if separable else None
         self.norm2 = nn.BatchNorm2d(out_channels)

@@ -52,6 +52,9 @@ class STGCN(nn.Module):
         Frames that a temporal convolution sums over.
     separable
         Temporal convolutions of each channel alone, then 1×1 ones: far fewer parameters, for students.
+    causal
+        No temporal convolution reads later frames: output frame t depends on the clip's frames up to t times the
+        product of the strides, and :meth:`asma_fast.edge.Session.stream` can run the network frame by frame.
     recompute
         Keep only the input of each block for the backward pass, and run the block again there: in training less than
         half of the memory, at the cost of a second forward pass.
@@ -91,6 +94,7 @@ class STGCN(nn.Module):
         partition: Partition = "spatial",
         taps: int = 9,
         separable: bool = False,
+        causal: bool = False,
         recompute: bool = False,
         impl: str | ops.Impl = "auto",
     ) -> None:
@@ -105,7 +109,7 @@ class STGCN(nn.Module):
             raise ValueError(f"channels must be at least 1, got {in_channels} in and {tuple(channels)}")
         if bodies not in ("mean", "present"):
             raise ValueError(f"bodies must be 'mean' or 'present', got {bodies!r}")
-        self.skeleton, self.partition, self.bodies = skeleton, partition, bodies
+        self.skeleton, self.partition, self.bodies, self.causal = skeleton, partition, bodies, causal
         self.in_channels, self.out_channels = in_channels, channels[-1]
         self.dropout = float(dropout)
         self.input_norm = InputNorm(skeleton, in_channels)
@@ -118,6 +122,7 @@ class STGCN(nn.Module):
                 taps=taps,
                 stride=stride,
                 separable=separable,
+                causal=causal,
                 dropout=dropout if index else 0.0,
                 residual=index > 0,
                 index=index,
@@ -237,7 +242,9 @@ class STGCN(nn.Module):
         return x, frames, joints
 
     def extra_repr(self) -> str:
-        return f"joints={len(self.skeleton)}, partition={self.partition!r}, bodies={self.bodies!r}"
+        return (
+            f"joints={len(self.skeleton)}, partition={self.partition!r}, bodies={self.bodies!r}, causal={self.causal}"
+        )
 
 
 def over_bodies(

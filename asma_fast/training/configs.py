@@ -149,6 +149,7 @@ class EncoderConfig:
     pool: Literal["mean", "present"] = option("mean", "mean over all bodies, or over those present")
     taps: int = option(9, "frames that a temporal convolution sums over")
     separable: bool = option(False, "temporal convolutions of each channel alone, then 1×1 ones: far fewer parameters")
+    causal: bool = option(False, "temporal convolutions read no later frames: for streams that run frame by frame")
 
     def __post_init__(self) -> None:
         _within(self, 0, 0.999, "dropout")

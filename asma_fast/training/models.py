@@ -43,6 +43,7 @@ def build_encoder(
             bodies=config.pool,
             taps=config.taps,
             separable=config.separable,
+            causal=config.causal,
             recompute=recompute,
         )
 

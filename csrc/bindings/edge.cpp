@@ -3,13 +3,16 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.hpp"
-#include "edge/stream.hpp"
+#include "edge/continual_stream.hpp"
+#include "edge/window_stream.hpp"
 
 namespace asma::bindings {
 namespace {
 
+using edge::ContinualStream;
 using edge::Network;
 using edge::Session;
+using edge::Stream;
 using edge::WindowStream;
 
 std::shared_ptr<Network> make_network(const std::string& path, std::int64_t most_frames) {
@@ -57,12 +60,31 @@ py::array_t<float> run_recording(Session& session, const py::array_t<float>& fra
     return logits;
 }
 
-std::unique_ptr<WindowStream> make_stream(const std::shared_ptr<Session>& session, double seconds, double least_seconds,
-                                          std::int64_t hop, std::int64_t bodies, double rate, double max_rate,
-                                          double gap, double smoothing, double unknown_below, double hysteresis) {
-    edge::StreamSettings settings{seconds, least_seconds, hop, bodies, rate, max_rate, gap, {}};
+// Settings that streams of any mode take.
+template <class Settings> Settings settings_of(std::int64_t bodies, double rate, double gap, double smoothing,
+                                               double unknown_below, double hysteresis) {
+    Settings settings;
+    settings.bodies = bodies, settings.rate = rate, settings.gap = gap;
     settings.decision = {smoothing, unknown_below, hysteresis};
+    return settings;
+}
+
+std::unique_ptr<WindowStream> make_window(const std::shared_ptr<Session>& session, std::int64_t bodies, double rate,
+                                          double gap, double smoothing, double unknown_below, double hysteresis,
+                                          double seconds, double least_seconds, std::int64_t hop, double max_rate) {
+    auto settings = settings_of<edge::WindowSettings>(bodies, rate, gap, smoothing, unknown_below, hysteresis);
+    settings.seconds = seconds, settings.least_seconds = least_seconds, settings.hop = hop;
+    settings.max_rate = max_rate;
     return std::make_unique<WindowStream>(session, settings);
+}
+
+std::unique_ptr<ContinualStream> make_continual(const std::shared_ptr<Session>& session, std::int64_t bodies,
+                                                double rate, double gap, double smoothing, double unknown_below,
+                                                double hysteresis, std::int64_t pool, bool spread,
+                                                std::int64_t streams) {
+    auto settings = settings_of<edge::ContinualSettings>(bodies, rate, gap, smoothing, unknown_below, hysteresis);
+    settings.pool = pool, settings.spread = spread, settings.streams = streams;
+    return std::make_unique<ContinualStream>(*session, settings);
 }
 
 // What an answer is made of: class or −1, probabilities, logits, time, frames.
@@ -74,32 +96,38 @@ py::tuple answer_of(const edge::StreamAnswer& answer) {
                           answer.frames);
 }
 
-// A frame (M, V, C), dense; a time, ids (M) or neither.
-std::optional<py::tuple> push(WindowStream& stream, const Clips& frame, const std::optional<double>& time,
-                              const std::optional<std::vector<std::int64_t>>& ids) {
+// A frame (streams, M, V, C), dense; a time, ids (streams, M) or neither. An answer a stream.
+std::optional<std::vector<py::tuple>> push(Stream& stream, const Clips& frame, const std::optional<double>& time,
+                                           const std::optional<std::vector<std::int64_t>>& ids) {
     const edge::Model& model = stream.model();
-    if (frame.ndim() != 3 || frame.shape(1) != model.joints || frame.shape(2) != model.channels)
-        throw edge::Error("a frame must have shape (M, " + std::to_string(model.joints) + ", " +
-                          std::to_string(model.channels) + ")");
-    const std::int64_t bodies = frame.shape(0);
-    if (ids && static_cast<std::int64_t>(ids->size()) != bodies)
-        throw edge::Error("a frame must have an id for each of its " + std::to_string(bodies) + " bodies, got " +
-                          std::to_string(ids->size()));
+    if (frame.ndim() != 4 || frame.shape(0) != stream.streams() || frame.shape(2) != model.joints ||
+        frame.shape(3) != model.channels)
+        throw edge::Error("a frame must have shape (" +
+                          (stream.streams() > 1 ? std::to_string(stream.streams()) + ", " : std::string()) + "M, " +
+                          std::to_string(model.joints) + ", " + std::to_string(model.channels) + ")");
+    const std::int64_t bodies = frame.shape(1);
+    if (ids && static_cast<std::int64_t>(ids->size()) != stream.streams() * bodies)
+        throw edge::Error("a frame must have an id for each of its " + std::to_string(stream.streams() * bodies) +
+                          " bodies, got " + std::to_string(ids->size()));
     const float* const from = frame.data();
-    edge::StreamAnswer answer;
+    std::vector<edge::StreamAnswer> answers;  // copies, before another thread's push
     {
         py::gil_scoped_release unlocked;
-        if (!stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr, answer))
-            return std::nullopt;
+        if (const auto* told = stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr))
+            answers.assign(told, told + stream.streams());
     }
-    return answer_of(answer);
+    if (answers.empty()) return std::nullopt;
+    std::vector<py::tuple> told;
+    told.reserve(answers.size());
+    for (const edge::StreamAnswer& answer : answers) told.push_back(answer_of(answer));
+    return told;
 }
 
 py::array_t<float> window_of(const WindowStream& stream) {
     std::int64_t frames = 0;
     const std::vector<float> window = stream.window(frames);
     const edge::Model& model = stream.model();
-    py::array_t<float> copied({stream.settings().bodies, frames, model.joints, model.channels});
+    py::array_t<float> copied({stream.slots(), frames, model.joints, model.channels});
     std::copy(window.begin(), window.end(), copied.mutable_data());
     return copied;
 }
@@ -116,15 +144,23 @@ void bind_edge(py::module_& module) {
         .def_property_readonly("missing", &Session::missing)
         .def("run", &run, py::arg("clips").noconvert())
         .def("run_recording", &run_recording, py::arg("frames").noconvert());
-    py::class_<WindowStream>(module, "EdgeWindowStream")
-        .def(py::init(&make_stream), py::arg("session"), py::kw_only(), py::arg("seconds"), py::arg("least_seconds"),
-             py::arg("hop"), py::arg("bodies"), py::arg("rate"), py::arg("max_rate"), py::arg("gap"),
-             py::arg("smoothing"), py::arg("unknown_below"), py::arg("hysteresis"))
+    py::class_<Stream>(module, "EdgeStream")
         .def("push", &push, py::arg("frame").noconvert(), py::arg("time"), py::arg("ids"))
-        .def("reset", &WindowStream::reset)
-        .def_property_readonly("missing", &WindowStream::missing)
-        .def_property_readonly("restarts", &WindowStream::restarts)
+        .def("reset", &Stream::reset)
+        .def_property_readonly("missing", &Stream::missing)
+        .def_property_readonly("restarts", &Stream::restarts);
+    py::class_<WindowStream, Stream>(module, "EdgeWindowStream")
+        .def(py::init(&make_window), py::arg("session"), py::kw_only(), py::arg("bodies"), py::arg("rate"),
+             py::arg("gap"), py::arg("smoothing"), py::arg("unknown_below"), py::arg("hysteresis"), py::arg("seconds"),
+             py::arg("least_seconds"), py::arg("hop"), py::arg("max_rate"))
         .def_property_readonly("window", &window_of);
+    py::class_<ContinualStream, Stream>(module, "EdgeContinualStream")
+        .def(py::init(&make_continual), py::arg("session"), py::kw_only(), py::arg("bodies"), py::arg("rate"),
+             py::arg("gap"), py::arg("smoothing"), py::arg("unknown_below"), py::arg("hysteresis"), py::arg("pool"),
+             py::arg("spread"), py::arg("n_streams"))
+        .def_property_readonly("period", &ContinualStream::period)
+        .def_property_readonly("delay", &ContinualStream::delay)
+        .def_property_readonly("pool", &ContinualStream::pool);
 }
 
 }  // namespace asma::bindings

@@ -161,6 +161,15 @@ double value(const ClipView& clip, const Source& from, double scale, std::int64_
     return c < clip.dims ? (recorded - from.origin[static_cast<std::size_t>(c)]) * scale : recorded;
 }
 
+void sample(const ClipView& clip, const Source& low, const Source& high, double weight, double scale, float* to) {
+    for (std::int64_t v = 0; v < clip.joints; ++v)
+        for (std::int64_t c = 0; c < clip.channels; ++c) {
+            double sample = value(clip, low, scale, v, c);
+            if (weight > 0) sample += weight * (value(clip, high, scale, v, c) - sample);
+            *to++ = static_cast<float>(sample);
+        }
+}
+
 void centre_scale_resize(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid,
                          std::int64_t out_frames, float* out) {
     const bool boxed = recipe.centre == CentreRule::box || recipe.scale == ScaleRule::box;
@@ -176,15 +185,9 @@ void centre_scale_resize(const ClipView& clip, const Preprocess& recipe, const s
             const auto before = static_cast<std::int64_t>(at);
             const std::int64_t after = std::min(before + 1, length - 1);
             const double weight = at - static_cast<double>(before);
-            const Source low = source(clip, recipe, origin, body, valid[static_cast<std::size_t>(before)]);
-            const Source high = source(clip, recipe, origin, body, valid[static_cast<std::size_t>(after)]);
-            float* to = out + (body * out_frames + t) * clip.joints * clip.channels;
-            for (std::int64_t v = 0; v < clip.joints; ++v)
-                for (std::int64_t c = 0; c < clip.channels; ++c) {
-                    double sample = value(clip, low, scale, v, c);
-                    if (weight > 0) sample += weight * (value(clip, high, scale, v, c) - sample);
-                    *to++ = static_cast<float>(sample);
-                }
+            sample(clip, source(clip, recipe, origin, body, valid[static_cast<std::size_t>(before)]),
+                   source(clip, recipe, origin, body, valid[static_cast<std::size_t>(after)]), weight, scale,
+                   out + (body * out_frames + t) * clip.joints * clip.channels);
         }
     }
 }
@@ -215,15 +218,23 @@ struct Resized {
     }
 };
 
+Resized resized(const ClipView& clip, const Preprocess& recipe, std::int64_t frames, float* data) {
+    return {data, frames, clip.joints, clip.channels, std::size_t(recipe.up_axis == 0), recipe.up_axis == 2 ? 1U : 2U};
+}
+
 // Writes cosine and sine of each frame's angle, taken from one body's shoulders.
-using Angles = std::vector<std::array<double, 2>>;
+using Angles = std::vector<Heading>;
+
+void take_heading(const Resized& clip, const Preprocess& recipe, std::int64_t body, std::int64_t t, Heading& held) {
+    const auto [a, b] = clip.shoulders(recipe, body, t);
+    const double norm = std::hypot(a, b);
+    if (norm > 0) held = {a / norm, -b / norm};
+}
 
 void angles_of_frames(const Resized& clip, const Preprocess& recipe, std::int64_t body, Angles& angles) {
-    std::array<double, 2> held{1, 0};
+    Heading held = no_turn;
     for (std::int64_t t = 0; t < clip.frames; ++t) {
-        const auto [a, b] = clip.shoulders(recipe, body, t);
-        const double norm = std::hypot(a, b);
-        if (norm > 0) held = {a / norm, -b / norm};
+        take_heading(clip, recipe, body, t, held);
         angles[static_cast<std::size_t>(t)] = held;
     }
 }
@@ -236,8 +247,7 @@ void angle_of_clip(const Resized& clip, const Preprocess& recipe, std::int64_t b
         sum_b += b;
     }
     const double norm = std::hypot(sum_a, sum_b);
-    const std::array<double, 2> one =
-        norm > 0 ? std::array<double, 2>{sum_a / norm, -sum_b / norm} : std::array<double, 2>{1, 0};
+    const Heading one = norm > 0 ? Heading{sum_a / norm, -sum_b / norm} : no_turn;
     std::fill(angles.begin(), angles.end(), one);
 }
 
@@ -296,8 +306,22 @@ void preprocess(const ClipView& clip, const Preprocess& recipe, const std::vecto
     if (valid.empty()) throw std::invalid_argument("preprocess needs at least one valid frame");
     centre_scale_resize(clip, recipe, valid, out_frames, out);
     if (recipe.rotate == RotateRule::none) return;
-    const std::size_t ahead = recipe.up_axis == 0 ? 1 : 0, aside = recipe.up_axis == 2 ? 1 : 2;
-    rotate({out, out_frames, clip.joints, clip.channels, ahead, aside}, recipe, clip.bodies, leading_body(clip, valid));
+    rotate(resized(clip, recipe, out_frames, out), recipe, clip.bodies, leading_body(clip, valid));
+}
+
+bool is_frame_by_frame(const Preprocess& recipe) {
+    const bool alone = recipe.centre == CentreRule::none || recipe.centre == CentreRule::per_body;
+    const bool turns = recipe.rotate == RotateRule::frame && recipe.centre == CentreRule::per_body;
+    return alone && recipe.scale == ScaleRule::none && (turns || recipe.rotate == RotateRule::none);
+}
+
+void preprocess_between(const ClipView& clip, const Preprocess& recipe, std::int64_t body, double weight, Heading& held,
+                        float* out) {
+    sample(clip, source(clip, recipe, {}, body, 0), source(clip, recipe, {}, body, 1), weight, 1, out);
+    if (recipe.rotate == RotateRule::none) return;
+    const Resized frame = resized(clip, recipe, 1, out);
+    take_heading(frame, recipe, 0, 0, held);
+    frame.turn(0, 0, held[0], held[1]);
 }
 
 }  // namespace asma

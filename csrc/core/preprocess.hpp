@@ -63,4 +63,16 @@ std::vector<std::int64_t> valid_frames(const ClipView& clip, LengthRule rule);
 void preprocess(const ClipView& clip, const Preprocess& recipe, const std::vector<std::int64_t>& valid,
                 std::int64_t out_frames, float* out);
 
+// Cosine and sine of the angle by which a frame was turned last.
+using Heading = std::array<double, 2>;
+inline constexpr Heading no_turn{1, 0};
+
+// Whether a body's frame is prepared from itself and that angle alone, whatever the frames and bodies beside it.
+bool is_frame_by_frame(const Preprocess& recipe);
+
+// By such a recipe one body, `weight` of the way from frame 0 to frame 1 of the clip: out (V, C), dense. The same as
+// preprocess gives where its resize reads there.
+void preprocess_between(const ClipView& clip, const Preprocess& recipe, std::int64_t body, double weight, Heading& held,
+                        float* out);
+
 }  // namespace asma

@@ -7,6 +7,7 @@
 #include "cpu/block.hpp"
 #include "cpu/dropout.hpp"
 #include "cpu/edge_conv.hpp"
+#include "cpu/frame_step.hpp"
 #include "cpu/gather_view.hpp"
 #include "cpu/graph_conv.hpp"
 #include "cpu/moments.hpp"
@@ -16,6 +17,8 @@
 // What edge inference needs.
 #define ASMA_INFERENCE_KERNELS(KERNEL)                 \
     KERNEL(edge_conv, EdgeConvParams)                  \
+    KERNEL(frame_conv, FrameConvParams)                \
+    KERNEL(frame_graph, FrameGraphParams)              \
     KERNEL(graph_conv, GraphConvParams)                \
     KERNEL(nested_conv, TemporalConvParams)            \
     KERNEL(nested_pack, TemporalConvPackParams)        \

@@ -67,21 +67,32 @@ ASMA_EDGE_API int asma_edge_classify(asma_edge_session* session, const float* re
 /* Bodies of frames that had a number that is not finite, since the session was opened. */
 ASMA_EDGE_API int64_t asma_edge_missing(const asma_edge_session* session);
 
-/* Frames one by one, as a camera gives them: every few frames, what the session says of the last seconds. */
+/* Frames one by one, as a camera gives them. In mode window: every few frames, what the session says of the last
+ * seconds. In mode continual, of causal networks: each frame takes a small part of a clip's work, in memory of the
+ * stream's own; it says what the network says of all frames since the stream began, as often as the network's strides
+ * allow. */
 typedef struct asma_edge_stream asma_edge_stream;
+
+#define ASMA_EDGE_WINDOW 0
+#define ASMA_EDGE_CONTINUAL 1
 
 typedef struct asma_edge_stream_settings {
     size_t size;          /* of this struct, by which a later library knows what is in it */
-    double seconds;       /* of the window */
-    double least_seconds; /* since the stream began, before its first answer; negative: `seconds` */
-    int64_t hop;          /* frames from one answer to the next */
+    double seconds;       /* window: its length */
+    double least_seconds; /* window: since the stream began, before its first answer; negative: `seconds` */
+    int64_t hop;          /* window: frames from one answer to the next */
     int64_t bodies;       /* at most so many in a frame; 0: as many as the network reads of a recording */
-    double rate;          /* frames a second, where they come without times */
-    double max_rate;      /* frames a second for which memory is taken */
+    double rate;          /* frames a second. window: where they come without times; negative: the model's, or 30.
+                             continual: that the network reads, by which all times go; negative: the model's */
+    double max_rate;      /* window: frames a second for which memory is taken */
     double gap;           /* seconds without a frame, after which the stream begins anew */
     double smoothing;     /* share that the probabilities before have in those of now, under 1 */
     double unknown_below; /* a class that is less likely is not named anew */
     double hysteresis;    /* the named one stays until another is likelier by more, or it is so much less likely */
+    int mode;             /* ASMA_EDGE_WINDOW or ASMA_EDGE_CONTINUAL */
+    int64_t pool;         /* continual: outputs of the last block that count; 0: as many as a training clip has */
+    int spread;           /* continual: 1: about the same work every frame; answers come some frames later */
+    int64_t streams;      /* continual: people or cameras that are pushed at once, each with its own answers */
 } asma_edge_stream_settings;
 
 /* To be changed where others are wanted. */
@@ -93,7 +104,8 @@ ASMA_EDGE_API asma_edge_stream* asma_edge_stream_open(const asma_edge_session* s
                                                       size_t error_size);
 /* One frame (bodies, joints, channels) as recorded, at a time in seconds (NULL: at `rate`), with a track id for each
  * body (NULL: a body's row is its place). 1: there is an answer, smoothed probabilities (classes) and the class, or −1:
- * unknown, or nobody is there; 0: not yet; −1: an error: a frame that is refused changes nothing. */
+ * unknown, or nobody is there; 0: not yet; −1: an error: a frame that is refused changes nothing. Of several streams
+ * all arrays begin with an axis of them: `bodies` are those of each. */
 ASMA_EDGE_API int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t bodies,
                                         const double* time, const int64_t* ids, float* probabilities, int64_t* named,
                                         char* error, size_t error_size);

@@ -1,6 +1,7 @@
 // asma_edge.h, in terms of sessions.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -8,7 +9,8 @@
 #include "core/scratch.hpp"
 #include "cpu/dispatch.hpp"
 #include "edge/asma_edge.h"
-#include "edge/stream.hpp"
+#include "edge/continual_stream.hpp"
+#include "edge/window_stream.hpp"
 
 struct asma_edge_model {
     std::shared_ptr<const asma::edge::Network> network;
@@ -19,7 +21,7 @@ struct asma_edge_session {
 };
 
 struct asma_edge_stream {
-    asma::edge::WindowStream stream;
+    std::unique_ptr<asma::edge::Stream> stream;
 };
 
 namespace {
@@ -47,6 +49,18 @@ template <class Result, class Work> Result guarded(Result failed, char* error, s
 
 void given(const void* pointer, const char* name) {
     if (!pointer) throw Error(std::string(name) + " must not be NULL");
+}
+
+// The settings of a program that was compiled for an earlier header end before later ones: those are as by default.
+asma_edge_stream_settings whole(const asma_edge_stream_settings& given) {
+    asma_edge_stream_settings settings = asma_edge_stream_defaults();
+    if (given.size < offsetof(asma_edge_stream_settings, mode) || given.size > sizeof settings)
+        throw Error(
+            "settings must come from asma_edge_stream_defaults of this version of the library, with a size of " +
+            std::to_string(offsetof(asma_edge_stream_settings, mode)) + " to " + std::to_string(sizeof settings) +
+            " bytes, got " + std::to_string(given.size));
+    std::memcpy(&settings, &given, given.size);
+    return settings;
 }
 
 void to_probabilities(float* logits, std::int64_t count) {
@@ -143,7 +157,8 @@ int64_t asma_edge_missing(const asma_edge_session* session) {
 }
 
 asma_edge_stream_settings asma_edge_stream_defaults(void) {
-    const asma::edge::StreamSettings wanted;
+    const asma::edge::WindowSettings wanted;
+    const asma::edge::ContinualSettings continual;
     const asma::edge::DecisionSettings& decision = wanted.decision;
     return {sizeof(asma_edge_stream_settings),
             wanted.seconds,
@@ -155,21 +170,35 @@ asma_edge_stream_settings asma_edge_stream_defaults(void) {
             wanted.gap,
             decision.smoothing,
             decision.unknown_below,
-            decision.hysteresis};
+            decision.hysteresis,
+            ASMA_EDGE_WINDOW,
+            continual.pool,
+            continual.spread,
+            continual.streams};
 }
 
 asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session, const asma_edge_stream_settings* settings,
                                         char* error, size_t error_size) {
     return guarded<asma_edge_stream*>(nullptr, error, error_size, [&] {
         given(session, "session"), given(settings, "settings");
-        if (settings->size != sizeof *settings)
-            throw Error("settings must come from asma_edge_stream_defaults of this version of the library");
-        asma::edge::StreamSettings wanted;
-        wanted.seconds = settings->seconds, wanted.least_seconds = settings->least_seconds;
-        wanted.hop = settings->hop, wanted.bodies = settings->bodies;
-        wanted.rate = settings->rate, wanted.max_rate = settings->max_rate, wanted.gap = settings->gap;
-        wanted.decision = {settings->smoothing, settings->unknown_below, settings->hysteresis};
-        return new asma_edge_stream{{session->session, wanted}};
+        const asma_edge_stream_settings told = whole(*settings);
+        const auto common = [&](asma::edge::StreamSettings& wanted) {
+            wanted.bodies = told.bodies, wanted.rate = told.rate, wanted.gap = told.gap;
+            wanted.decision = {told.smoothing, told.unknown_below, told.hysteresis};
+        };
+        if (told.mode == ASMA_EDGE_CONTINUAL) {
+            asma::edge::ContinualSettings wanted;
+            common(wanted);
+            wanted.pool = told.pool, wanted.spread = told.spread != 0, wanted.streams = told.streams;
+            return new asma_edge_stream{std::make_unique<asma::edge::ContinualStream>(*session->session, wanted)};
+        }
+        if (told.mode != ASMA_EDGE_WINDOW)
+            throw Error("mode must be ASMA_EDGE_WINDOW or ASMA_EDGE_CONTINUAL, got " + std::to_string(told.mode));
+        asma::edge::WindowSettings wanted;
+        common(wanted);
+        wanted.seconds = told.seconds, wanted.least_seconds = told.least_seconds;
+        wanted.hop = told.hop, wanted.max_rate = told.max_rate;
+        return new asma_edge_stream{std::make_unique<asma::edge::WindowStream>(session->session, wanted)};
     });
 }
 
@@ -178,10 +207,12 @@ int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t 
     return guarded(-1, error, error_size, [&] {
         given(stream, "stream"), given(probabilities, "probabilities"), given(named, "named");
         if (bodies > 0) given(frame, "frame");
-        asma::edge::StreamAnswer answer;
-        if (!stream->stream.push(frame, bodies, time, ids, answer)) return 0;
-        std::copy(answer.probabilities.begin(), answer.probabilities.end(), probabilities);
-        *named = answer.named;
+        const asma::edge::StreamAnswer* const answers = stream->stream->push(frame, bodies, time, ids);
+        if (!answers) return 0;
+        for (std::int64_t i = 0; i < stream->stream->streams(); ++i) {
+            probabilities = std::copy(answers[i].probabilities.begin(), answers[i].probabilities.end(), probabilities);
+            named[i] = answers[i].named;
+        }
         return 1;
     });
 }
@@ -189,16 +220,16 @@ int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t 
 int asma_edge_stream_reset(asma_edge_stream* stream, char* error, size_t error_size) {
     return guarded(1, error, error_size, [&] {
         given(stream, "stream");
-        stream->stream.reset();
+        stream->stream->reset();
         return 0;
     });
 }
 
 int64_t asma_edge_stream_missing(const asma_edge_stream* stream) {
-    return stream ? stream->stream.missing() : 0;
+    return stream ? stream->stream->missing() : 0;
 }
 int64_t asma_edge_stream_restarts(const asma_edge_stream* stream) {
-    return stream ? stream->stream.restarts() : 0;
+    return stream ? stream->stream->restarts() : 0;
 }
 void asma_edge_stream_close(asma_edge_stream* stream) {
     delete stream;

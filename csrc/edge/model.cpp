@@ -217,6 +217,14 @@ Block block_of(const Json& told, Tensors& tensors, const std::string& name, std:
     return block;
 }
 
+double rate_of(const Json& told) {
+    constexpr double least = 0.01, most = 1e6;
+    if (!told.is_number() || !(told.get<double>() >= least && told.get<double>() <= most))
+        refuse("model.rate must be a number of frames a second from 0.01 to 1000000" +
+               (told.is_number() ? ", got " + told.dump() : std::string()));
+    return told.get<double>();
+}
+
 Model model_of(const Json& told, Tensors& tensors) {
     Model model;
     if (whole(told, "format", "model", 1, std::numeric_limits<std::int32_t>::max()) != format)
@@ -251,6 +259,7 @@ Model model_of(const Json& told, Tensors& tensors) {
     tensors.check_all_taken();
     const Json& preprocessing = field(told, "preprocessing", "model");
     if (!preprocessing.is_null()) model.recipe = recipe_of(preprocessing, model.joints, model.channels);
+    if (told.contains("rate")) model.rate = rate_of(told["rate"]);
     return model;
 }
 

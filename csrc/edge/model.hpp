@@ -70,6 +70,7 @@ struct Model {
     std::vector<float> head_weight, head_bias;
     std::vector<std::string> classes;
     std::optional<Recipe> recipe;
+    double rate = 0;          // frames a second of the clips that it reads; 0: the file tells of none
     std::string description;  // the JSON text
 
     std::int64_t features() const { return blocks.back().conv.columns; }

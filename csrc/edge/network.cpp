@@ -86,6 +86,10 @@ PackedConv::PackedConv(const ConvLayer& layer, std::int64_t joints, std::int64_t
             packed = pack(*kernels_, plan.way, layer_.weight.data(), shape, plan, shape.channels * layer_.taps,
                           layer_.taps, 1);
     }
+    if (layer_.groups == layer_.channels && layer_.groups == layer_.columns)
+        for (std::int64_t tap = 0; tap < layer_.taps; ++tap)
+            for (std::int64_t n = 0; n < layer_.columns; ++n)
+                by_tap_.push_back(layer_.weight[static_cast<std::size_t>(n * layer_.taps + tap)]);
     layer_.weight = {};
 }
 

@@ -22,6 +22,8 @@ public:
     cpu::TemporalConvSizes sizes(std::int64_t rows, std::int64_t frames) const;
     cpu::FrameMap map() const { return {layer_.stride, 1, -layer_.left, 1}; }
     const float* weights(ConvWay way) const { return packed_[static_cast<std::size_t>(way)].data(); }
+    // (taps, columns) where each channel is a group, else null.
+    const float* by_tap() const { return by_tap_.empty() ? nullptr : by_tap_.data(); }
     const cpu::KernelTable<float>& kernels() const { return *kernels_; }
     const ConvLayer& layer() const { return layer_; }
 
@@ -29,7 +31,7 @@ private:
     ConvLayer layer_;  // its weights are given up once they are packed
     std::int64_t joints_;
     const cpu::KernelTable<float>* kernels_;  // for which they are packed
-    std::vector<float> packed_[3];
+    std::vector<float> packed_[3], by_tap_;
 };
 
 // A graph convolution whose edges have weights of their own: see cpu/edge_conv.hpp.

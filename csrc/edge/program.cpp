@@ -24,7 +24,7 @@ constexpr const char* usage = R"(usage: asma-edge VERB MODEL [FILE] [OPTIONS]
 asma-edge info MODEL             what the file holds, and the instruction set that would run it
 asma-edge classify MODEL FILE    the likeliest classes of a recording
 asma-edge run MODEL FILE         logits of prepared clips, a line each
-asma-edge bench MODEL            times of one clip
+asma-edge bench MODEL            times of one clip, and, where the network is causal, of a stream's frames
 
 FILE holds float32 numbers in the order of this machine, and nothing else: a recording (bodies, frames, joints,
 channels), prepared clips (clips, bodies, frames, joints, channels); - is standard input.
@@ -73,6 +73,7 @@ Options options_of(int count, char** given) {
 
 using ModelPointer = std::unique_ptr<asma_edge_model, decltype(&asma_edge_free)>;
 using SessionPointer = std::unique_ptr<asma_edge_session, decltype(&asma_edge_close)>;
+using StreamPointer = std::unique_ptr<asma_edge_stream, decltype(&asma_edge_stream_close)>;
 
 // A model, a session of it, and the sentences of what fails.
 class Runner {
@@ -93,6 +94,22 @@ public:
         std::vector<float> logits(static_cast<std::size_t>(classes()));
         check(!asma_edge_run(session_.get(), clip, 1, bodies, frames, logits.data(), error_, sizeof error_));
         return logits;
+    }
+
+    // One of mode continual; null, with the reason, where the model does not allow it.
+    StreamPointer stream(bool spread, std::string& reason) {
+        asma_edge_stream_settings settings = asma_edge_stream_defaults();
+        settings.mode = ASMA_EDGE_CONTINUAL, settings.spread = spread;
+        StreamPointer opened(asma_edge_stream_open(session_.get(), &settings, error_, sizeof error_),
+                             asma_edge_stream_close);
+        if (!opened) reason = error_;
+        return opened;
+    }
+
+    void push(asma_edge_stream* stream, const float* frame, std::int64_t bodies, float* probabilities) {
+        std::int64_t named = 0;
+        check(asma_edge_stream_push(stream, frame, bodies, nullptr, nullptr, probabilities, &named, error_,
+                                    sizeof error_) >= 0);
     }
 
     std::vector<float> classify(const float* recording, std::int64_t bodies, std::int64_t frames) {
@@ -172,6 +189,36 @@ double peak_megabytes() {
     return 0;
 }
 
+// Frames of a continual stream, once it has looked back as far as it does.
+void bench_stream(Runner& runner, const std::vector<float>& clip, std::int64_t bodies, const Options& options) {
+    constexpr std::int64_t frames_a_run = 10, warm = 500;
+    for (const bool spread : {false, true}) {
+        std::string reason;
+        const StreamPointer stream = runner.stream(spread, reason);
+        if (!stream) {
+            std::printf("no continual stream: %s\n", reason.c_str());
+            return;
+        }
+        std::vector<float> probabilities(static_cast<std::size_t>(runner.classes()));
+        std::vector<double> times(static_cast<std::size_t>(frames_a_run * options.runs));
+        const auto push = [&](std::int64_t t) {
+            const float* const frame = clip.data() + t % options.frames * bodies * runner.frame();
+            runner.push(stream.get(), frame, bodies, probabilities.data());
+        };
+        for (std::int64_t t = 0; t < warm; ++t) push(t);
+        double sum = 0;
+        for (std::size_t t = 0; t < times.size(); ++t) {
+            const Clock::time_point start = Clock::now();
+            push(static_cast<std::int64_t>(t));
+            sum += times[t] = milliseconds_since(start);
+        }
+        std::sort(times.begin(), times.end());
+        std::printf("continual%s, each frame: mean %.4f ms, median %.4f ms, longest %.4f ms\n",
+                    spread ? ", spread" : "", sum / static_cast<double>(times.size()), times[times.size() / 2],
+                    times.back());
+    }
+}
+
 void bench(const char* path, const Options& options) {
     const std::int64_t bodies = options.bodies ? options.bodies : 2;
     const Clock::time_point began = Clock::now();
@@ -196,6 +243,7 @@ void bench(const char* path, const Options& options) {
                 static_cast<long long>(options.frames), static_cast<long long>(options.runs));
     std::printf("p50 %.3f ms, p99 %.3f ms; loaded and run once after %.1f ms; %.1f MiB at most\n", at(0.5), at(0.99),
                 first, peak_megabytes());
+    bench_stream(runner, clip, bodies, options);
 }
 
 void info(const char* path) {

@@ -7,6 +7,7 @@
 #include "core/parallel.hpp"
 #include "core/scratch.hpp"
 #include "cpu/graph_conv.hpp"
+#include "edge/pooling.hpp"
 
 namespace asma::edge {
 namespace {
@@ -60,19 +61,6 @@ std::int64_t lay_out_lists(const GraphLayer& graph, std::int64_t joints, std::in
     take(work.first_joints, joints);
     take(work.next_joints, joints);
     return used;
-}
-
-// The mean over frames and joints, channels last.
-void average(const float* map, std::int64_t places, std::int64_t channels, float* to, double* sums) {
-    constexpr std::int64_t stretch = 64;  // places whose sum float32 takes
-    std::fill(sums, sums + channels, 0.0);
-    for (std::int64_t begin = 0; begin < places; begin += stretch) {
-        std::fill(to, to + channels, 0.0F);
-        for (std::int64_t i = begin; i < std::min(places, begin + stretch); ++i)
-            for (std::int64_t c = 0; c < channels; ++c) to[c] += map[i * channels + c];
-        for (std::int64_t c = 0; c < channels; ++c) sums[c] += to[c];
-    }
-    for (std::int64_t c = 0; c < channels; ++c) to[c] = static_cast<float>(sums[c] / static_cast<double>(places));
 }
 
 // The largest magnitude's bits: 0 where all are zero, at least infinity's where one is not finite.
@@ -262,7 +250,7 @@ void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
     const std::int64_t width = network_->features(), places = frames * joints;
     auto* const sums = reinterpret_cast<double*>(pooled_ + width + width % 2);
     for (std::int64_t row = 0; row < rows; ++row)
-        average(x + row * places * width, places, width, features + row * width, sums);
+        average(x + row * places * width, places, width, width, features + row * width, sums);
 }
 
 // Whether a frame of it is finite and not all zero; counts those that are not finite.
@@ -360,12 +348,7 @@ void Session::run_prepared(const float* clips, std::int64_t count, std::int64_t 
         }
         if (averaged == 0) averaged = 1, std::memcpy(pooled_, empty, static_cast<std::size_t>(width) * sizeof(float));
         for (std::int64_t c = 0; c < width; ++c) pooled_[c] /= static_cast<float>(averaged);
-        for (std::int64_t k = 0; k < network_->classes(); ++k) {
-            const float* const weight = model.head_weight.data() + k * width;
-            float sum = model.head_bias[static_cast<std::size_t>(k)];
-            for (std::int64_t c = 0; c < width; ++c) sum += weight[c] * pooled_[c];
-            logits[n * network_->classes() + k] = sum;
-        }
+        apply_head(model, pooled_, logits + n * network_->classes());
     }
 }
 

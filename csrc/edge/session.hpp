@@ -21,6 +21,7 @@ public:
     Session(std::shared_ptr<const Network> network, std::int64_t most_rows, int threads);
 
     const Network& network() const { return *network_; }
+    const std::shared_ptr<const Network>& shared_network() const { return network_; }
     std::int64_t most_rows() const { return most_rows_; }
     // Bodies of frames that held a number that is not finite, and were taken for missing, since the session began.
     std::int64_t missing() const { return missing_; }

@@ -1,9 +1,10 @@
-// Frames one by one, as a camera gives them: every few frames, what a session says of the last seconds.
+// Frames one by one, as a camera gives them: what all streams share. Times, track ids, missing bodies, decisions.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "edge/session.hpp"
@@ -36,69 +37,81 @@ private:
 };
 
 struct StreamSettings {
-    double seconds = 2;         // of the window
-    double least_seconds = -1;  // since the stream began, before it is answered; negative: `seconds`
-    std::int64_t hop = 5;       // frames from one answer to the next
-    std::int64_t bodies = 0;    // slots; 0: as many as the network reads, or the session takes
-    double rate = 30;           // frames a second, where no times are given
-    double max_rate = 120;      // for so many there is room
-    double gap = 0.5;           // seconds without a frame after which the stream begins anew
+    std::int64_t bodies = 0;  // slots; 0: as many as the network reads, or the session takes
+    double rate = -1;         // frames a second; negative: the model's
+    double gap = 0.5;         // seconds without a frame after which the stream begins anew
     DecisionSettings decision;
 };
 
 struct StreamAnswer {
     std::int64_t named = -1;                   // a class, or −1: unknown, or nobody is there
-    std::vector<float> probabilities, logits;  // smoothed, and of this window alone; zeros where nobody is there
-    double time = 0;                           // of the last frame
-    std::int64_t frames = 0;                   // of the window
+    std::vector<float> probabilities, logits;  // smoothed, and of this moment alone; zeros where nobody is there
+    double time = 0;                           // of the last frame that it is about
+    std::int64_t frames = 0;                   // that it is about
 };
 
-// The window's frames are those of the last `seconds`; a run of the session on them is all that an answer is.
-class WindowStream {
+class Stream {
 public:
-    // Throws Error where a setting is out of range, or the session takes prepared clips only.
-    WindowStream(std::shared_ptr<Session> session, const StreamSettings& settings);
+    virtual ~Stream() = default;
 
-    // A frame (bodies, V, C) at a time in seconds (null: 1 / rate after the one before), its bodies in slots by their
-    // rows, or by track ids (null: none). Whether there is an answer now. Throws Error, with nothing changed, where the
-    // frame is not later than the one before, has more bodies than there are slots, or comes faster than max_rate, or
-    // where the stream or its session is at work in another thread.
-    bool push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids,
-              StreamAnswer& answer);
+    // A frame (streams, bodies, V, C) at a time in seconds (null: 1 / rate after the one before), its bodies in slots
+    // by their rows, or by track ids (streams, bodies) (null: none). The answers (streams), which stand until the next
+    // call; null where there are none now. Throws Error, with nothing changed, where the frame is not later than the
+    // one before, has more bodies than there are slots, or does not fit the stream otherwise, or where another thread's
+    // call is at work.
+    const StreamAnswer* push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids);
     // As if no frame had come.
     void reset();
 
     std::int64_t missing() const { return missing_; }    // bodies of frames that had a number that is not finite
     std::int64_t restarts() const { return restarts_; }  // after a gap
-    const StreamSettings& settings() const { return settings_; }
-    const Model& model() const { return session_->network().model(); }
-    // (bodies, frames, V, C) of the window, and how many frames; throws Error where another call is at work.
-    std::vector<float> window(std::int64_t& frames) const;
+    const Model& model() const { return network_->model(); }
+    std::int64_t slots() const { return slots_; }      // of a stream
+    std::int64_t streams() const { return streams_; }  // scenes that are pushed at once, each with its own answers
+
+protected:
+    // `beside`: of the session whose memory the stream works in, if any.
+    Stream(std::shared_ptr<const Network> network, const StreamSettings& settings, std::int64_t streams,
+           std::atomic<bool>* beside);
+
+    // Throws Error where a frame at this time, perhaps after a gap, is one too many; changes nothing.
+    virtual void admit(double time, bool anew) const = 0;
+    // The frame is in frame_, slot by slot, empty where nobody is; slots in fresh_ went to another track. Whether there
+    // are answers.
+    virtual bool take(double time) = 0;
+    virtual void restart();
+    // Names a class by logits (null: nobody is there), and writes the answer.
+    void answer(std::int64_t stream, const float* logits, double time, std::int64_t frames);
+
+    std::shared_ptr<const Network> network_;
+    std::int64_t streams_, slots_, body_;  // numbers of a body
+    std::vector<float> frame_;             // (streams, slots, V, C)
+    std::vector<std::uint8_t> fresh_;
+    mutable std::atomic<bool> busy_{false};
 
 private:
     void take_bodies(const float* frame, std::int64_t bodies, const std::int64_t* ids);
-    std::int64_t slot_for(std::int64_t id, const std::int64_t* ids, std::int64_t count);
-    void copy_window(float* to) const;
-    void answer();
-    float* frame_at(std::int64_t index) { return ring_.data() + (first_ + index) % most_frames_ * frame_; }
-    const float* frame_at(std::int64_t index) const { return ring_.data() + (first_ + index) % most_frames_ * frame_; }
+    std::int64_t slot_for(std::int64_t stream, std::int64_t id, const std::int64_t* ids, std::int64_t count);
 
-    void restart();
-
-    std::shared_ptr<Session> session_;
-    StreamSettings settings_;
-    Decision decision_;
-    std::int64_t body_, frame_, most_frames_;  // numbers of a body and of a frame of all slots; frames of the ring
-    std::vector<float> ring_, window_, logits_;
-    std::vector<double> times_;
+    std::vector<Decision> decisions_;
+    std::vector<StreamAnswer> answers_;
+    std::atomic<bool>* beside_;
+    double rate_, gap_;
     std::vector<std::int64_t> slot_ids_;
-    std::vector<double> slot_seen_;                   // −∞: it is free
-    std::int64_t first_ = 0, count_ = 0, since_ = 0;  // of the ring; frames since the last answer
-    std::int64_t frames_ = 0;                         // since the stream began
-    double began_ = 0, time_ = 0;
+    std::vector<double> slot_seen_;  // −∞: it is free
+    std::int64_t frames_ = 0;        // since the stream began
+    double time_ = 0;
     bool timed_ = false, tracked_ = false, known_ = false;  // come its frames with times, with ids; known: the latter
     std::atomic<std::int64_t> missing_{0}, restarts_{0};
-    mutable std::atomic<bool> busy_{false};
 };
+
+// ---- of settings ----
+
+inline constexpr double instant = 1e-6;  // seconds that times may be wrong by
+
+std::string told(double number);
+void check_range(const char* name, double value, double least, double most, bool open = false);
+// Throws Error where the model tells of no preprocessing, or a setting is out of range; `bodies` becomes their number.
+StreamSettings checked_stream(StreamSettings settings, const Session& session);
 
 }  // namespace asma::edge

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 from edge.networks import file_of, network
 from programs import program_output
@@ -36,10 +37,21 @@ def test_a_budget_chooses_the_least_hop_that_fits(tmp_path):
     assert bench(path, bodies=1, runs=3, seconds=0.2, budget_ms=1e6).hop == 1
 
 
+def test_causal_networks_have_a_continual_stream(tmp_path, capsys):
+    model = network(Skeleton.named("ntu-rgb+d"), causal=True)
+    path = file_of(tmp_path, model, preprocessing=Preprocessing(16), bodies=2)
+    report = bench(path, runs=5, seconds=0.2)
+    for times in (report.continual, report.spread):
+        assert 0 < times.p50 <= times.longest
+    assert "stream, continual, spread, each frame: p50" in str(report)
+    assert json.loads(json.dumps(asdict(report)))["continual"]["mean"] == report.continual.mean
+
+
 def test_prepared_clips_alone_have_no_stream(tmp_path, capsys):
     path = file_of(tmp_path, network())
     report = bench(path, bodies=1, frames=7, threads=2, runs=2)
     assert report.stream is None
+    assert report.continual is None
     assert "stream" not in str(report)
     assert str(report).splitlines()[2].startswith("clip of 1 bodies x 7 frames: p50")
     for words, message in (

@@ -143,6 +143,16 @@ def test_the_program_tells_of_a_model_and_its_times(library, tmp_path):
     told = library.program("bench", path, "-n", 3, "-t", 9, "-m", 1, isa="generic").splitlines()
     assert told[0] == "generic, 1 threads, 1 bodies x 9 frames, 3 runs"
     assert told[1].startswith("p50 ")
+    assert told[2].startswith("no continual stream: a continual stream needs a causal network")
+    told = library.program("bench", causal_file(tmp_path), "-n", 2, "-m", 2).splitlines()
+    assert [line.split(":")[0] for line in told[2:]] == ["continual, each frame", "continual, spread, each frame"]
+    assert "mean" in told[2]
+    assert "longest" in told[2]
+
+
+def causal_file(folder: Path) -> Path:
+    rules = Preprocessing(16, rotate="none")
+    return file_of(folder, network(causal=True), preprocessing=rules, bodies=2, rate=30.0)
 
 
 def test_the_program_refuses_with_a_sentence(library, tmp_path):
@@ -193,6 +203,10 @@ class Settings(ctypes.Structure):
         ("hop", ctypes.c_int64),
         ("bodies", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("rate", "max_rate", "gap", "smoothing", "unknown_below", "hysteresis")),
+        ("mode", ctypes.c_int),
+        ("pool", ctypes.c_int64),
+        ("spread", ctypes.c_int),
+        ("streams", ctypes.c_int64),
     ]
 
 
@@ -301,7 +315,7 @@ def test_a_stream_in_c_is_the_stream_of_python(library, tmp_path):
     defaults = inspect.signature(Session.stream).parameters
     for name, _ in Settings._fields_:
         if name in defaults:
-            wanted = defaults[name].default
+            wanted = {"mode": 0, "pool": 0}.get(name, defaults[name].default)
             assert getattr(calls.settings(), name) == (-1 if wanted is None else wanted)
     old = calls.settings(size=8)
     assert not calls.native.asma_edge_stream_open(opened, ctypes.byref(old), calls.error, 256)
@@ -357,3 +371,35 @@ def test_a_stream_in_c_is_the_stream_of_python(library, tmp_path):
     for tell in ("joints", "channels", "classes", "takes_recordings", "missing", "stream_missing", "stream_restarts"):
         assert getattr(calls.native, f"asma_edge_{tell}")(None) == 0
     assert calls.native.asma_edge_class_name(None, ctypes.c_int64(0)) is None
+
+
+@pytest.mark.parametrize("library", ["here"], indirect=True)
+def test_a_continual_stream_in_c_is_the_stream_of_python(library, tmp_path):
+    calls, path = Calls(library), causal_file(tmp_path)
+    opened = calls.open(calls.load(path), 1, 2)
+    for given, message in (
+        ({"mode": 2}, "mode must be ASMA_EDGE_WINDOW or ASMA_EDGE_CONTINUAL, got 2"),
+        ({"mode": 1, "pool": -1}, "pool must be from 1 to 65536 outputs of the last block, got -1"),
+        ({"mode": 1, "size": 500}, "settings must come from asma_edge_stream_defaults of this version"),
+    ):
+        settings = calls.settings(**given)
+        assert not calls.native.asma_edge_stream_open(opened, ctypes.byref(settings), calls.error, 256)
+        assert message in calls.said()
+    # A program of an earlier header knows nothing of modes: what lies behind its settings is not looked at.
+    earlier = calls.settings(mode=7, size=Settings.mode.offset)
+    assert calls.native.asma_edge_stream_open(opened, ctypes.byref(earlier), calls.error, 256), calls.said()
+    for spread, streams in ((0, 1), (1, 1), (1, 2)):
+        settings = calls.settings(mode=1, pool=3, spread=spread, streams=streams)
+        stream = ctypes.c_void_p(calls.native.asma_edge_stream_open(opened, ctypes.byref(settings), calls.error, 256))
+        assert stream, calls.said()
+        like = Session(path).stream("continual", pool=3, spread=bool(spread), n_streams=streams)
+        probabilities, named = np.zeros((streams, 4), np.float32), (ctypes.c_int64 * streams)()
+        told = (probabilities.ctypes.data_as(ctypes.c_void_p), named, calls.error, 256)
+        for frame in clips(20, 2 * streams, 1).reshape(20, streams, 2, 7, 3):
+            results, pointer = like.push(frame), frame.ctypes.data_as(ctypes.c_void_p)
+            answered = calls.native.asma_edge_stream_push(stream, pointer, ctypes.c_int64(2), None, None, *told)
+            assert answered == (results is not None)
+            for chances, name, result in zip(probabilities, named, results or [], strict=False):
+                np.testing.assert_array_equal(chances, result.probabilities)
+                assert name == (-1 if result.name is None else int(result.name))
+        calls.native.asma_edge_stream_close(stream)

@@ -104,6 +104,8 @@ LIES = [
     (("network", "blocks", 2, "residual"), "none", "tensor 'blocks.2.residual.bias' belongs to no layer"),
     (("format",), 2, "model.format must be 1: a newer release wrote this file"),
     (("precision",), "int4", "model.precision must be fp32"),
+    (("rate",), "30", "model.rate must be a number of frames a second from 0.01 to 1000000"),
+    (("rate",), 0, "model.rate must be a number of frames a second from 0.01 to 1000000, got 0"),
     (("classes",), ["a"], "tensor 'head.weight' must have shape"),
     (("classes",), [1, 2, 3, 4], "model.classes must be a list of names"),
     (("preprocessing", "rotate"), "twice", "preprocessing.rotate is unknown: 'twice'"),

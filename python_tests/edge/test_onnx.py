@@ -18,7 +18,7 @@ from asma_fast.nn import AlignedEncoders, Classifier, FeatureAlignment
 KINDS = {
     "plain": {},
     "separable": {"separable": True, "taps": 3},
-    "present": {"bodies": "present"},
+    "present": {"bodies": "present", "causal": True},
     "strided-first": {"strides": (2, 1, 2, 1)},
     "uniform": {"partition": "uniform", "channels": (3,), "strides": (1,)},
 }

@@ -22,6 +22,8 @@ KINDS = {
     "present": {"bodies": "present"},
     "strided-first": {"strides": (2, 1, 2, 1)},
     "wide": {"channels": (32, 64, 64, 96), "strides": (1, 1, 1, 2), "taps": 9},  # both kinds of Winograd
+    "causal": {"causal": True, "strides": (2, 1, 2, 1)},
+    "causal-wide": {"causal": True, "channels": (64, 64, 64), "strides": (1, 1, 2), "taps": 9, "separable": False},
     "uniform": {"partition": "uniform", "channels": (3,), "strides": (1,)},
 }
 CASES = pairwise(kind=tuple(KINDS), frames=(1, 2, 7, 50, 61), bodies=(1, 2, 3))

@@ -80,6 +80,7 @@ def test_what_cannot_be_exported_or_classified_is_refused(checkpoint, tmp_path, 
     tensors, record = load_checkpoint(checkpoint)
     save_checkpoint(tmp_path / "motion.safetensors", tensors, {**record, "stream": "motion"})
     assert "reads the stream 'motion'" in refused("export", tmp_path / "motion.safetensors")
+    assert "rate is for streams" in refused("export", checkpoint, "--out", tmp_path / "model.onnx", "--rate", 30)
     recording = tmp_path / "S001C001P001R001A003.skeleton"
     recording.write_text(document([1, 1]))
     assert "model.safetensors: cannot be opened" in refused(

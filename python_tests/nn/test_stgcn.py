@@ -160,6 +160,27 @@ def test_a_separable_encoder_recomputes_and_has_the_same_names_elsewhere() -> No
     assert {name.split(".")[2] for name in extra} == {"between", "pointwise"}
 
 
+# ---- causal temporal convolutions ----
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("taps", [1, 3, 4])
+def test_a_causal_encoder_reads_no_later_frame(taps: int, separable: bool, impl: str) -> None:
+    torch.manual_seed(3)
+    options = {"strides": (1, 2, 1, 2), "taps": taps, "separable": separable, "impl": impl}
+    model = STGCN(SKELETON, (6, 6, 8, 8), causal=True, **options).double().eval()
+    given = clips().double()
+    whole = model.tokens(given, per="frame")
+    for known in (1, 5, 6, 9):
+        part = model.tokens(given[:, :, :known].contiguous(), per="frame")
+        assert part.shape[1] == (known - 1) // 4 + 1
+        torch.testing.assert_close(part, whole[:, : part.shape[1]], rtol=1e-12, atol=1e-12)
+        spoilt = given.clone()
+        spoilt[:, :, known:] = torch.nan
+        assert torch.isfinite(model.tokens(spoilt, per="frame")[:, : part.shape[1]]).all()
+
+
 # ---- views ----
 
 

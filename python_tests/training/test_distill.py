@@ -351,14 +351,17 @@ def test_what_does_not_fit_is_refused(home, tmp_path):
     assert not out.exists()
 
 
-def test_taps_and_separable_convolutions_are_told_and_loaded(home, tmp_path):
-    result = distill(config_of(home, tmp_path, taps=3, separable=True, epochs=1))
+def test_taps_separable_and_causal_convolutions_are_told_and_loaded(home, tmp_path):
+    result = distill(config_of(home, tmp_path, taps=3, separable=True, causal=True, epochs=1))
     model, record = load_model(result.checkpoint)
     assert [block.temporal_conv.weight.shape[1:] for block in model.encoder.blocks] == [(1, 3)] * 2
+    assert model.encoder.causal
     # A record of a release that did not tell them.
     network = record["network"]["encoder"]
-    old = {name: value for name, value in network.items() if name not in ("taps", "separable")}
-    assert build_network(old, 0).blocks[0].temporal_conv.weight.shape == (4, 4, 9)
+    old = {name: value for name, value in network.items() if name not in ("taps", "separable", "causal")}
+    old_one = build_network(old, 0)
+    assert old_one.blocks[0].temporal_conv.weight.shape == (4, 4, 9)
+    assert not old_one.causal
 
 
 def test_the_default_student_is_within_the_papers_share():
