@@ -2,7 +2,8 @@
 
 Each gets the form that serves it: torch the network as it is trained, the others :mod:`asma_fast.edge.plain_network`,
 in which joints are gathered before the 1×1 convolution and batch-norms are folded (half of the work of PSTL's order).
-All compute in float32, also where the processor has bfloat16 units that a runtime takes unasked.
+All compute in float32, also where the processor has bfloat16 units that a runtime takes unasked; or, asked for int8, by
+each one's own static quantisation, calibrated on the same clips.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rivals import SKELETON
+from rivals import SKELETON, random_clips
 from torch import Tensor, nn
 
 from asma_fast.edge import Session, export, export_onnx
@@ -97,18 +98,30 @@ class Network:
         """For ONNX Runtime and OpenVINO."""
         return export_onnx(self.model, self.folder / "model.onnx")
 
+    @cached_property
+    def calibration(self) -> list[Tensor]:
+        """Clips whose activations int8 is scaled by, one at a time."""
+        return list(random_clips(16, seed=1).split(1))
 
-def call_of(rival: str, network: Network, clips: Tensor, threads: int) -> Call:
+    @cached_property
+    def int8_file(self) -> Path:
+        """Of the engine."""
+        clips = torch.cat(self.calibration)
+        return export(self.model, self.folder / "int8.safetensors", precision="int8", calibration=clips)
+
+
+def call_of(rival: str, network: Network, clips: Tensor, threads: int, *, int8: bool = False) -> Call:
     """What runs ``(N, C, T, V, M)`` once, from NumPy or torch memory of its own to logits."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of what the runtimes import
-        return _MAKERS[rival](network, clips, threads)
+        return (_INT8 if int8 else _FLOAT)[rival](network, clips, threads)
 
 
-def _ours(network: Network, clips: Tensor, threads: int) -> Call:
+def _ours(network: Network, clips: Tensor, threads: int, *, int8: bool = False) -> Call:
     given = clips.permute(0, 4, 2, 3, 1).contiguous().numpy()
     count, bodies, frames = given.shape[:3]
-    session = Session(network.file, threads=threads, max_clips=count, max_bodies=bodies, max_frames=frames)
+    file = network.int8_file if int8 else network.file
+    session = Session(file, threads=threads, max_clips=count, max_bodies=bodies, max_frames=frames)
     return lambda: session.run(given, preprocessed=True)
 
 
@@ -128,22 +141,45 @@ def _compiled(network: Network, clips: Tensor, threads: int) -> Call:
     return _torch(torch.compile(copy.deepcopy(network.plain), dynamic=False), clips)
 
 
-def _onnxruntime(network: Network, clips: Tensor, threads: int) -> Call:
+def _onnxruntime(network: Network, clips: Tensor, threads: int, *, int8: bool = False) -> Call:
     import onnxruntime
 
+    file = network.onnx
+    if int8:
+        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(CalibrationDataReader):
+            def __init__(self) -> None:
+                self.clips = iter(network.calibration)
+
+            def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+                clip = next(self.clips, None)
+                return None if clip is None else {"clips": clip.numpy()}
+
+        ready, file = network.folder / "ready.onnx", network.folder / "int8.onnx"
+        quant_pre_process(str(network.onnx), str(ready), skip_symbolic_shape=True)
+        quantize_static(str(ready), str(file), Reader(), per_channel=True, activation_type=QuantType.QUInt8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(network.onnx), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     given = {"clips": clips.numpy()}
     return lambda: session.run(None, given)[0]
 
 
-def _openvino(network: Network, clips: Tensor, threads: int) -> Call:
+def _openvino(network: Network, clips: Tensor, threads: int, *, int8: bool = False) -> Call:
     import openvino
 
     core = openvino.Core()
     model = core.read_model(network.onnx)
     model.reshape(list(clips.shape))
+    if int8:
+        import nncf
+
+        # Its correction of biases fails on the graph convolutions', which are by channel and joint.
+        advanced = nncf.AdvancedQuantizationParameters(disable_bias_correction=True)
+        calibration = nncf.Dataset([clip.numpy() for clip in network.calibration])
+        model = nncf.quantize(model, calibration, advanced_parameters=advanced)
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(model, "CPU", options).create_infer_request()
     given = {0: clips.numpy()}
@@ -154,7 +190,7 @@ def _openvino(network: Network, clips: Tensor, threads: int) -> Call:
     return call
 
 
-def _executorch(network: Network, clips: Tensor, threads: int) -> Call:
+def _executorch(network: Network, clips: Tensor, threads: int, *, int8: bool = False) -> Call:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.extension.pybindings import portable_lib
@@ -163,6 +199,15 @@ def _executorch(network: Network, clips: Tensor, threads: int) -> Call:
     portable_lib._unsafe_reset_threadpool(threads)
     with contextlib.redirect_stderr(io.StringIO()):
         exported = torch.export.export(network.plain, (clips,))
+        if int8:
+            from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+            rules = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True)
+            prepared = prepare_pt2e(exported.module(), xnnpack_quantizer.XNNPACKQuantizer().set_global(rules))
+            for clip in network.calibration:
+                prepared(clip)
+            exported = torch.export.export(convert_pt2e(prepared), (clips,))
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     program = Runtime.get().load_program(lowered.buffer)
     method = program.load_method("forward")
@@ -191,8 +236,7 @@ def _ncnn(network: Network, clips: Tensor, threads: int) -> Call:
 
     bodies = clips.permute(0, 4, 1, 2, 3).flatten(0, 1).contiguous()
     path = network.folder / f"ncnn{clips.shape[2]}.pt"
-    with contextlib.redirect_stdout(io.StringIO()):
-        pnnx.export(_OneBody(network.plain).eval(), str(path), bodies[:1])
+    pnnx.export(_OneBody(network.plain).eval(), str(path), bodies[:1])
     net = ncnn.Net()
     net.opt.num_threads, net.opt.use_bf16_storage = threads, False
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
@@ -211,7 +255,7 @@ def _ncnn(network: Network, clips: Tensor, threads: int) -> Call:
     return call
 
 
-_MAKERS: dict[str, Callable[[Network, Tensor, int], Call]] = {
+_FLOAT: dict[str, Callable[[Network, Tensor, int], Call]] = {
     OURS: _ours,
     EAGER: _eager,
     COMPILED: _compiled,
@@ -220,3 +264,8 @@ _MAKERS: dict[str, Callable[[Network, Tensor, int], Call]] = {
     EXECUTORCH: _executorch,
     NCNN: _ncnn,
 }
+_INT8 = {
+    name: partial(maker, int8=True)
+    for name, maker in {OURS: _ours, ONNXRUNTIME: _onnxruntime, OPENVINO: _openvino, EXECUTORCH: _executorch}.items()
+}
+INT8_RIVALS = tuple(name for name in _INT8 if name in RIVALS and (name != OPENVINO or find_spec("nncf")))
