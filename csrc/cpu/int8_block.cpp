@@ -1,0 +1,211 @@
+// A block of one joint at a time, see cpu/int8_block.hpp: its neighbours are gathered, part by part, for as many frames
+// as stay in the first cache; the graph convolution's product follows; then the temporal convolution over taps of the
+// hidden map, which lies between frames of zeros, as many as the taps reach beyond its ends; and what is beside it.
+#include "cpu/int8_block.hpp"
+
+#include "cpu/int8_simd.hpp"
+
+namespace asma::cpu::ASMA_ISA {
+
+namespace {
+
+// out[r, n] of `rows` rows, from row r's taps at x + r · row_step + tap · tap_step, each of `quads` times four
+// channels.
+struct Product {
+    const std::uint8_t* x;
+    std::int64_t row_step, tap_step, taps, quads, rows;
+    const std::int8_t* packed;
+    const std::int32_t* bias;
+    const float* scale;
+    std::uint8_t* out;
+    const std::uint8_t* residual;  // as out, or null
+    float residual_step;
+    std::int64_t columns;
+};
+
+constexpr std::int64_t quad_bytes = int8_quad * int8_panel;  // of weights
+
+// Rows of a tile from three addresses, a fourth row apart: base, base + row, base + 2 · row, base + three rows.
+template <int Rows, int Panels>
+[[gnu::noinline]] void multiply_tile(const Product& p, std::int64_t row, std::int64_t panel) {
+    const std::int64_t step = p.row_step, three = 3 * step, panel_bytes = p.taps * p.quads * quad_bytes;
+    const std::uint8_t* tap_x = p.x + row * step;
+    const std::int8_t* w = p.packed + panel * panel_bytes;
+    Sums sums[Rows][Panels];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int n = 0; n < Panels; ++n) sums[r][n] = start(p.bias + (panel + n) * int8_panel);
+    for (std::int64_t tap = 0; tap < p.taps; ++tap, tap_x += p.tap_step) {
+        const std::uint8_t* x = tap_x;
+        std::int64_t quad = 0;
+        const auto at = [&](int r) { return x + r / 4 * 4 * step + (r % 4 == 3 ? three : r % 4 * step); };
+#if defined(ASMA_INT8_NEON) && !defined(__ARM_FEATURE_DOTPROD)
+        for (; quad + 2 <= p.quads; quad += 2, x += 2 * int8_quad, w += 2 * quad_bytes) {
+            const Weights first = load_weights(w), second = load_weights(w + quad_bytes);
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r)
+                multiply_two(sums[r][0], load_quad(at(r)), load_quad(at(r) + int8_quad), first, second);
+        }
+#endif
+        for (; quad < p.quads; ++quad, x += int8_quad, w += quad_bytes) {
+            Weights weights[Panels];
+#pragma GCC unroll 4
+            for (int n = 0; n < Panels; ++n) weights[n] = load_weights(w + n * panel_bytes);
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r) {
+                const Quad codes = load_quad(at(r));
+#pragma GCC unroll 4
+                for (int n = 0; n < Panels; ++n) multiply(sums[r][n], codes, weights[n]);
+            }
+        }
+    }
+    const std::int64_t first = row * p.columns + panel * int8_panel;
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int n = 0; n < Panels; ++n) {
+            const std::int64_t place = first + r * p.columns + n * int8_panel;
+            store_columns(p.out + place, finish(sums[r][n]), p.scale + (panel + n) * int8_panel,
+                          p.residual ? p.residual + place : nullptr, p.residual_step,
+                          p.columns - (panel + n) * int8_panel);
+        }
+}
+
+template <int Rows, int Panels>
+void multiply_some(const Product& p, std::int64_t row, std::int64_t panel, std::int64_t rows) {
+    if constexpr (Rows > 1)
+        if (rows < Rows) return multiply_some<Rows - 1, Panels>(p, row, panel, rows);
+    multiply_tile<Rows, Panels>(p, row, panel);
+}
+
+// Rows are shared out evenly over the tiles.
+template <int Panels> void multiply_panels(const Product& p, std::int64_t panel) {
+    constexpr std::int64_t most = most_rows<Panels>;
+    const std::int64_t tiles = (p.rows + most - 1) / most;
+    for (std::int64_t i = 0; i < tiles; ++i) {
+        const std::int64_t row = p.rows * i / tiles;
+        multiply_some<most, Panels>(p, row, panel, p.rows * (i + 1) / tiles - row);
+    }
+}
+
+void multiply_rows(Product p) {
+    if (p.tap_step == p.quads * int8_quad) p.quads *= p.taps, p.taps = 1;  // taps that follow each other are one
+    const std::int64_t panels = (p.columns + int8_panel - 1) / int8_panel;
+    std::int64_t panel = 0;
+    if constexpr (most_panels == 4) {
+        for (; panels - panel >= 4; panel += 4) multiply_panels<4>(p, panel);
+        if (panels - panel == 3) return multiply_panels<3>(p, panel);
+        if (panels - panel == 2) return multiply_panels<2>(p, panel);
+    }
+    for (; panel < panels; ++panel) multiply_panels<1>(p, panel);
+}
+
+// The same for a convolution of each channel alone.
+void multiply_depthwise(const Product& p) {
+    const std::int64_t whole = (p.columns + int8_panel - 1) / int8_panel * int8_panel;
+    for (std::int64_t row = 0; row < p.rows; ++row)
+        for (std::int64_t column = 0; column < p.columns; column += int8_panel) {
+            Columns sums = start_columns(p.bias + column);
+            for (std::int64_t tap = 0; tap < p.taps; ++tap)
+                multiply_columns(sums, p.x + row * p.row_step + tap * p.tap_step + column,
+                                 p.packed + tap * whole + column);
+            const std::int64_t place = row * p.columns + column;
+            store_columns(p.out + place, sums, p.scale + column, p.residual ? p.residual + place : nullptr,
+                          p.residual_step, p.columns - column);
+        }
+}
+
+// z of one joint and part: `count` bytes of frames and channels.
+void gather(const Int8BlockParams& p, const std::uint8_t* x, std::int64_t list, std::int64_t count, std::uint8_t* z) {
+    const std::int32_t begin = p.entry_starts[list], end = p.entry_starts[list + 1];
+    const Words first = same_word(p.gather_start[list]), scale = same_word(p.gather_scale[list]);
+    const Words zero = same_word(p.gather_zero[list]);
+    for (std::int64_t i = 0; i < count; i += words) {
+        Words sum = first;
+        for (std::int32_t entry = begin; entry < end; ++entry)
+            sum = add_product(sum, load_words(x + p.entry_sources[entry] * p.x_joint + i),
+                              same_word(p.entry_values[entry]));
+        store_words(z + i, sum, scale, zero);
+    }
+}
+
+Product product_of(const Int8Layer& layer, const std::uint8_t* x, std::int64_t rows, std::uint8_t* out) {
+    Product p{};
+    p.x = x, p.row_step = layer.stride * layer.channels, p.tap_step = layer.channels, p.taps = layer.taps;
+    p.quads = layer.channels / int8_quad, p.rows = rows, p.columns = layer.columns;
+    p.packed = layer.packed, p.bias = layer.bias, p.scale = layer.scale, p.out = out;
+    return p;
+}
+
+void convolve(const Product& p, bool depthwise) {
+    if (depthwise)
+        multiply_depthwise(p);
+    else
+        multiply_rows(p);
+}
+
+// The hidden map (left + T + right, O) of one joint.
+void convolve_graph(const Int8BlockParams& p, const std::uint8_t* x, std::int64_t joint) {
+    const Int8Layer& conv = p.convs[0];
+    const std::int64_t columns = p.graph.columns, channels = p.graph.channels, part = p.block * channels;
+    std::uint8_t* const hidden = p.hidden + conv.left * columns;
+    __builtin_memset(p.hidden, 0, static_cast<std::size_t>(conv.left * columns));
+    for (std::int64_t begin = 0; begin < p.frames; begin += p.block) {
+        const std::int64_t count = p.frames - begin < p.block ? p.frames - begin : p.block;
+        for (std::int64_t k = 0; k < p.parts; ++k)
+            gather(p, x + begin * channels, joint * p.parts + k, count * channels, p.gathered + k * part);
+        Product product = product_of(p.graph, p.gathered, count, hidden + begin * columns);
+        product.tap_step = part;
+        product.bias += joint * ((columns + int8_panel - 1) / int8_panel * int8_panel);
+        multiply_rows(product);
+    }
+    __builtin_memset(hidden + p.frames * columns, 0, static_cast<std::size_t>(conv.right * columns));
+}
+
+}  // namespace
+
+void int8_block(const Int8BlockParams& p, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t row = item / p.joints, joint = item % p.joints;
+        const std::uint8_t* const x = p.x + row * p.joints * p.x_joint;
+        const std::uint8_t* const own = x + joint * p.x_joint;
+        const std::uint8_t *residual = p.adds_input ? own : nullptr, *hidden = p.hidden;
+        convolve_graph(p, x, joint);
+        if (p.shortcut) {
+            convolve(product_of(*p.shortcut, own, p.out_frames, p.beside), false);
+            residual = p.beside;
+        }
+        for (std::int64_t i = 0; i < p.conv_count; ++i) {
+            const bool last = i + 1 == p.conv_count;
+            Product product =
+                product_of(p.convs[i], hidden, p.out_frames, last ? p.out + item * p.out_joint : p.between);
+            if (last) product.residual = residual, product.residual_step = p.residual_step;
+            convolve(product, p.convs[i].depthwise);
+            hidden = p.between;
+        }
+    }
+}
+
+void int8_input(const Int8InputParams& p, std::int64_t begin, std::int64_t end) {
+    const std::int64_t frame_size = p.joints * p.channels, padded = int8_padded(p.channels);
+    for (std::int64_t item = begin; item < end; ++item) {
+        const float* const from = p.clips + item * frame_size;
+        for (std::int64_t i = 0; i < frame_size; ++i) {
+            const float scaled = from[i] * p.scale[i];
+            float number = scaled + p.shift[i];
+            number = number > 0.0F ? number : 0.0F;
+            number = number < static_cast<float>(largest_code) ? number : static_cast<float>(largest_code);
+            const float shifted = number + 8388608.0F;  // 2^23: rounded half to even, the code in the lowest byte
+            std::int32_t bits;
+            __builtin_memcpy(&bits, &shifted, sizeof bits);
+            p.codes[i] = static_cast<std::uint8_t>(bits & 0xFF);
+        }
+        std::uint8_t* const to = p.x + (item / p.frames * p.joints * p.x_joint) + item % p.frames * padded;
+        for (std::int64_t v = 0; v < p.joints; ++v)
+            for (std::int64_t c = 0; c < padded; c += int8_quad)
+                __builtin_memcpy(to + v * p.x_joint + c, p.codes + v * p.channels + c, int8_quad);
+    }
+}
+
+}  // namespace asma::cpu::ASMA_ISA
