@@ -19,8 +19,9 @@ struct Product {
     const float* scale;
     std::uint8_t* out;
     const std::uint8_t* residual;  // as out, or null
-    float residual_step;
+    const float* residual_step;
     std::int64_t columns;
+    std::int64_t upper;  // so many taps are of upper halves: what they sum is shifted; 0: none
 };
 
 constexpr std::int64_t quad_bytes = int8_quad * int8_panel;  // of weights
@@ -37,6 +38,11 @@ template <int Rows, int Panels>
 #pragma GCC unroll 4
         for (int n = 0; n < Panels; ++n) sums[r][n] = start(p.bias + (panel + n) * int8_panel);
     for (std::int64_t tap = 0; tap < p.taps; ++tap, tap_x += p.tap_step) {
+        if (tap != 0 && tap == p.upper)
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+                for (int n = 0; n < Panels; ++n) sums[r][n] = shifted(sums[r][n]);
         const std::uint8_t* x = tap_x;
         std::int64_t quad = 0;
         const auto at = [&](int r) { return x + r / 4 * 4 * step + (r % 4 == 3 ? three : r % 4 * step); };
@@ -67,7 +73,7 @@ template <int Rows, int Panels>
         for (int n = 0; n < Panels; ++n) {
             const std::int64_t place = first + r * p.columns + n * int8_panel;
             store_columns(p.out + place, finish(sums[r][n]), p.scale + (panel + n) * int8_panel,
-                          p.residual ? p.residual + place : nullptr, p.residual_step,
+                          p.residual ? p.residual + place : nullptr, p.residual_step + (panel + n) * int8_panel,
                           p.columns - (panel + n) * int8_panel);
         }
 }
@@ -90,7 +96,8 @@ template <int Panels> void multiply_panels(const Product& p, std::int64_t panel)
 }
 
 void multiply_rows(Product p) {
-    if (p.tap_step == p.quads * int8_quad) p.quads *= p.taps, p.taps = 1;  // taps that follow each other are one
+    if (p.upper == 0 && p.tap_step == p.quads * int8_quad)
+        p.quads *= p.taps, p.taps = 1;  // taps that follow each other are one
     const std::int64_t panels = (p.columns + int8_panel - 1) / int8_panel;
     std::int64_t panel = 0;
     if constexpr (most_panels == 4) {
@@ -112,21 +119,34 @@ void multiply_depthwise(const Product& p) {
                                  p.packed + tap * whole + column);
             const std::int64_t place = row * p.columns + column;
             store_columns(p.out + place, sums, p.scale + column, p.residual ? p.residual + place : nullptr,
-                          p.residual_step, p.columns - column);
+                          p.residual_step + column, p.columns - column);
         }
 }
 
 // z of one joint and part: `count` bytes of frames and channels.
 void gather(const Int8BlockParams& p, const std::uint8_t* x, std::int64_t list, std::int64_t count, std::uint8_t* z) {
     const std::int32_t begin = p.entry_starts[list], end = p.entry_starts[list + 1];
-    const Words first = same_word(p.gather_start[list]), scale = same_word(p.gather_scale[list]);
-    const Words zero = same_word(p.gather_zero[list]);
+    const Words scale = same_word(p.gather_scale[list]), zero = same_word(p.gather_zero[list]);
     for (std::int64_t i = 0; i < count; i += words) {
-        Words sum = first;
+        Words sum = same_word(0);
         for (std::int32_t entry = begin; entry < end; ++entry)
             sum = add_product(sum, load_words(x + p.entry_sources[entry] * p.x_joint + i),
                               same_word(p.entry_values[entry]));
         store_words(z + i, sum, scale, zero);
+    }
+}
+
+// The same of the first block: z's upper halves, and its lower ones `half` bytes on.
+void gather_first(const Int8BlockParams& p, const float* x, std::int64_t list, std::int64_t count, std::uint8_t* z,
+                  std::int64_t half) {
+    const std::int32_t begin = p.entry_starts[list], end = p.entry_starts[list + 1];
+    const Floats zero = same_float(static_cast<float>(p.gather_zero[list]));
+    for (std::int64_t i = 0; i < count; i += floats) {
+        Floats sum = zero;
+        for (std::int32_t entry = begin; entry < end; ++entry)
+            sum = add_product(sum, load_floats(x + p.entry_sources[entry] * p.x_joint + i),
+                              same_float(p.first_values[entry]));
+        store_halves(z + i, z + half + i, sum);
     }
 }
 
@@ -146,17 +166,24 @@ void convolve(const Product& p, bool depthwise) {
 }
 
 // The hidden map (left + T + right, O) of one joint.
-void convolve_graph(const Int8BlockParams& p, const std::uint8_t* x, std::int64_t joint) {
+void convolve_graph(const Int8BlockParams& p, std::int64_t row, std::int64_t joint) {
     const Int8Layer& conv = p.convs[0];
-    const std::int64_t columns = p.graph.columns, channels = p.graph.channels, part = p.block * channels;
+    const std::int64_t columns = p.graph.columns, channels = p.graph.channels, part = int8_part(p.block, channels);
+    const std::int64_t row_start = row * p.joints * p.x_joint;
     std::uint8_t* const hidden = p.hidden + conv.left * columns;
     __builtin_memset(p.hidden, 0, static_cast<std::size_t>(conv.left * columns));
     for (std::int64_t begin = 0; begin < p.frames; begin += p.block) {
         const std::int64_t count = p.frames - begin < p.block ? p.frames - begin : p.block;
-        for (std::int64_t k = 0; k < p.parts; ++k)
-            gather(p, x + begin * channels, joint * p.parts + k, count * channels, p.gathered + k * part);
+        for (std::int64_t k = 0; k < p.parts; ++k) {
+            const std::int64_t list = joint * p.parts + k, from = row_start + begin * channels;
+            std::uint8_t* const z = p.gathered + k * part;
+            if (p.first_x)
+                gather_first(p, p.first_x + from, list, count * channels, z, p.parts * part);
+            else
+                gather(p, p.x + from, list, count * channels, z);
+        }
         Product product = product_of(p.graph, p.gathered, count, hidden + begin * columns);
-        product.tap_step = part;
+        product.tap_step = part, product.upper = p.first_x ? p.parts : 0;
         product.bias += joint * ((columns + int8_panel - 1) / int8_panel * int8_panel);
         multiply_rows(product);
     }
@@ -168,10 +195,9 @@ void convolve_graph(const Int8BlockParams& p, const std::uint8_t* x, std::int64_
 void int8_block(const Int8BlockParams& p, std::int64_t begin, std::int64_t end) {
     for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t row = item / p.joints, joint = item % p.joints;
-        const std::uint8_t* const x = p.x + row * p.joints * p.x_joint;
-        const std::uint8_t* const own = x + joint * p.x_joint;
+        const std::uint8_t* const own = p.x + item * p.x_joint;
         const std::uint8_t *residual = p.adds_input ? own : nullptr, *hidden = p.hidden;
-        convolve_graph(p, x, joint);
+        convolve_graph(p, row, joint);
         if (p.shortcut) {
             convolve(product_of(*p.shortcut, own, p.out_frames, p.beside), false);
             residual = p.beside;
@@ -188,23 +214,20 @@ void int8_block(const Int8BlockParams& p, std::int64_t begin, std::int64_t end) 
 }
 
 void int8_input(const Int8InputParams& p, std::int64_t begin, std::int64_t end) {
-    const std::int64_t frame_size = p.joints * p.channels, padded = int8_padded(p.channels);
+    const std::int64_t padded = int8_padded(p.channels);
     for (std::int64_t item = begin; item < end; ++item) {
-        const float* const from = p.clips + item * frame_size;
-        for (std::int64_t i = 0; i < frame_size; ++i) {
-            const float scaled = from[i] * p.scale[i];
-            float number = scaled + p.shift[i];
-            number = number > 0.0F ? number : 0.0F;
-            number = number < static_cast<float>(largest_code) ? number : static_cast<float>(largest_code);
-            const float shifted = number + 8388608.0F;  // 2^23: rounded half to even, the code in the lowest byte
-            std::int32_t bits;
-            __builtin_memcpy(&bits, &shifted, sizeof bits);
-            p.codes[i] = static_cast<std::uint8_t>(bits & 0xFF);
-        }
-        std::uint8_t* const to = p.x + (item / p.frames * p.joints * p.x_joint) + item % p.frames * padded;
-        for (std::int64_t v = 0; v < p.joints; ++v)
-            for (std::int64_t c = 0; c < padded; c += int8_quad)
-                __builtin_memcpy(to + v * p.x_joint + c, p.codes + v * p.channels + c, int8_quad);
+        const float* from = p.clips + item * p.joints * p.channels;
+        const float *scale = p.scale, *shift = p.shift;
+        float* to = p.x + (item / p.frames * p.joints * p.x_joint) + item % p.frames * padded;
+        for (std::int64_t v = 0; v < p.joints; ++v, to += p.x_joint)
+            for (std::int64_t c = 0; c < padded; ++c) {
+                if (c >= p.channels) {
+                    to[c] = 0;
+                    continue;
+                }
+                const float scaled = *from++ * *scale++;
+                to[c] = scaled + *shift++;
+            }
     }
 }
 

@@ -5,6 +5,7 @@
 //   Columns         the same sums, a lane a column
 //   store_columns   Columns → uint8
 //   Words           int16 numbers, `words` at a time
+//   Floats          `floats` at a time
 //
 // Compiled like cpu/simd.hpp, by ASMA_ISA and ASMA_VECTOR_BYTES, but without contraction to FMA.
 #pragma once
@@ -24,7 +25,7 @@
 
 namespace asma::cpu::ASMA_ISA {
 
-inline constexpr int largest_code = 127;
+inline constexpr int largest_code = 127, largest_first = (1 << 14) - 1, first_bits = 7;
 
 static inline std::int32_t load_four(const std::uint8_t* from) {
     std::int32_t four;
@@ -34,7 +35,7 @@ static inline std::int32_t load_four(const std::uint8_t* from) {
 
 #if defined(__AVX512BW__)
 
-inline constexpr int most_panels = 4, words = 32;
+inline constexpr int most_panels = 4, words = 32, floats = 16;
 template <int Panels> inline constexpr int most_rows = Panels == 1 ? 14 : Panels == 2 ? 13 : Panels == 3 ? 8 : 6;
 
 using Sums = __m512i;
@@ -61,6 +62,9 @@ static inline void multiply(Sums& sums, Quad x, Weights w) {
 #endif
 }
 
+static inline Sums shifted(Sums sums) {
+    return _mm512_slli_epi32(sums, first_bits);
+}
 static inline Columns finish(Sums sums) {
     return sums;
 }
@@ -75,11 +79,11 @@ static inline void multiply_columns(Columns& sums, const std::uint8_t* x, const 
 }
 
 static inline void store_columns(std::uint8_t* to, Columns sums, const float* scale, const std::uint8_t* residual,
-                                 float step, std::int64_t width) {
+                                 const float* step, std::int64_t width) {
     __m512 numbers = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scale));
     if (residual) {
         const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(residual)));
-        numbers = _mm512_add_ps(numbers, _mm512_mul_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(step)));
+        numbers = _mm512_add_ps(numbers, _mm512_mul_ps(_mm512_cvtepi32_ps(codes), _mm512_loadu_ps(step)));
     }
     __m512i rounded = _mm512_max_epi32(_mm512_cvtps_epi32(numbers), _mm512_setzero_si512());
     rounded = _mm512_min_epi32(rounded, _mm512_set1_epi32(largest_code));
@@ -104,9 +108,26 @@ static inline void store_words(std::uint8_t* to, Words sum, Words scale, Words z
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(codes));
 }
 
+using Floats = __m512;
+static inline Floats same_float(float value) {
+    return _mm512_set1_ps(value);
+}
+static inline Floats load_floats(const float* from) {
+    return _mm512_loadu_ps(from);
+}
+static inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return _mm512_add_ps(sum, _mm512_mul_ps(a, b));
+}
+static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
+    sum = _mm512_min_ps(_mm512_max_ps(sum, _mm512_setzero_ps()), same_float(largest_first));
+    const __m512i codes = _mm512_cvtps_epi32(sum), low = _mm512_and_si512(codes, _mm512_set1_epi32(largest_code));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(upper), _mm512_cvtepi32_epi8(_mm512_srli_epi32(codes, first_bits)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(lower), _mm512_cvtepi32_epi8(low));
+}
+
 #elif defined(__AVX2__)
 
-inline constexpr int most_panels = 1, words = 16;
+inline constexpr int most_panels = 1, words = 16, floats = 8;
 #if defined(__AVXVNNI__)
 template <int Panels> inline constexpr int most_rows = 6;
 #else
@@ -147,6 +168,9 @@ static inline void multiply(Sums& sums, Quad x, const Weights& w) {
     sums.high = add_quads(sums.high, x, w.high);
 }
 
+static inline Sums shifted(const Sums& sums) {
+    return {_mm256_slli_epi32(sums.low, first_bits), _mm256_slli_epi32(sums.high, first_bits)};
+}
 static inline Columns finish(const Sums& sums) {
     return sums;
 }
@@ -171,16 +195,15 @@ static inline __m128i codes_of(__m256i numbers) {
 }
 
 static inline void store_columns(std::uint8_t* to, const Columns& sums, const float* scale,
-                                 const std::uint8_t* residual, float step, std::int64_t width) {
+                                 const std::uint8_t* residual, const float* step, std::int64_t width) {
     __m256 low = _mm256_mul_ps(_mm256_cvtepi32_ps(sums.low), _mm256_loadu_ps(scale));
     __m256 high = _mm256_mul_ps(_mm256_cvtepi32_ps(sums.high), _mm256_loadu_ps(scale + 8));
     if (residual) {
         const __m128i codes = load_128(residual);
-        const __m256 steps = _mm256_set1_ps(step);
         const __m256 beside = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
         const __m256 after = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(codes, 8)));
-        low = _mm256_add_ps(low, _mm256_mul_ps(beside, steps));
-        high = _mm256_add_ps(high, _mm256_mul_ps(after, steps));
+        low = _mm256_add_ps(low, _mm256_mul_ps(beside, _mm256_loadu_ps(step)));
+        high = _mm256_add_ps(high, _mm256_mul_ps(after, _mm256_loadu_ps(step + 8)));
     }
     const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
     const __m128i codes = codes_of(_mm256_permute4x64_epi64(packed, 0xD8));
@@ -207,9 +230,28 @@ static inline void store_words(std::uint8_t* to, Words sum, Words scale, Words z
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), codes);
 }
 
+using Floats = __m256;
+static inline Floats same_float(float value) {
+    return _mm256_set1_ps(value);
+}
+static inline Floats load_floats(const float* from) {
+    return _mm256_loadu_ps(from);
+}
+static inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return _mm256_add_ps(sum, _mm256_mul_ps(a, b));
+}
+static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
+    sum = _mm256_min_ps(_mm256_max_ps(sum, _mm256_setzero_ps()), same_float(largest_first));
+    const __m256i codes = _mm256_cvtps_epi32(sum);
+    const __m128i eight = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    const __m128i high = _mm_srli_epi16(eight, first_bits), low = _mm_and_si128(eight, _mm_set1_epi16(largest_code));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(upper), _mm_packus_epi16(high, high));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(lower), _mm_packus_epi16(low, low));
+}
+
 #elif defined(__ARM_NEON) && defined(ASMA_INT8_NEON)
 
-inline constexpr int most_panels = 1, words = 8;
+inline constexpr int most_panels = 1, words = 8, floats = 4;
 #if defined(__ARM_FEATURE_DOTPROD)
 template <int Panels> inline constexpr int most_rows = 6;
 #else
@@ -285,6 +327,12 @@ static inline Columns finish(const Sums& sums) {
 }
 #endif
 
+static inline Sums shifted(Sums sums) {
+#pragma GCC unroll 8
+    for (int32x4_t& four : sums.v) four = vshlq_n_s32(four, first_bits);
+    return sums;
+}
+
 static inline void multiply_columns(Columns& sums, const std::uint8_t* x, const std::int8_t* w) {
     const int8x16_t codes = vreinterpretq_s8_u8(vld1q_u8(x)), weights = vld1q_s8(w);
     const int16x8_t low = vmull_s8(vget_low_s8(codes), vget_low_s8(weights)), high = vmull_high_s8(codes, weights);
@@ -293,7 +341,7 @@ static inline void multiply_columns(Columns& sums, const std::uint8_t* x, const 
 }
 
 static inline void store_columns(std::uint8_t* to, const Columns& sums, const float* scale,
-                                 const std::uint8_t* residual, float step, std::int64_t width) {
+                                 const std::uint8_t* residual, const float* step, std::int64_t width) {
     int32x4_t rounded[4];
     uint16x8_t beside[2] = {};
     if (residual) {
@@ -306,7 +354,7 @@ static inline void store_columns(std::uint8_t* to, const Columns& sums, const fl
         if (residual) {
             const uint16x8_t eight = beside[i / 2];
             const uint32x4_t four = i % 2 ? vmovl_high_u16(eight) : vmovl_u16(vget_low_u16(eight));
-            numbers = vaddq_f32(numbers, vmulq_f32(vcvtq_f32_u32(four), vdupq_n_f32(step)));
+            numbers = vaddq_f32(numbers, vmulq_f32(vcvtq_f32_u32(four), vld1q_f32(step + 4 * i)));
         }
         rounded[i] = vcvtnq_s32_f32(numbers);
     }
@@ -336,9 +384,29 @@ static inline void store_words(std::uint8_t* to, Words sum, Words scale, Words z
     vst1_u8(to, vmin_u8(vqmovun_s16(codes), vdup_n_u8(largest_code)));
 }
 
+using Floats = float32x4_t;
+static inline Floats same_float(float value) {
+    return vdupq_n_f32(value);
+}
+static inline Floats load_floats(const float* from) {
+    return vld1q_f32(from);
+}
+static inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return vaddq_f32(sum, vmulq_f32(a, b));
+}
+static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
+    sum = vminq_f32(vmaxnmq_f32(sum, vdupq_n_f32(0.0F)), same_float(largest_first));
+    const uint16x4_t codes = vmovn_u32(vcvtnq_u32_f32(sum)), low = vand_u16(codes, vdup_n_u16(largest_code));
+    const uint16x8_t halves = vcombine_u16(vshr_n_u16(codes, first_bits), low);
+    const uint32x2_t both = vreinterpret_u32_u8(vmovn_u16(halves));
+    const std::uint32_t first = vget_lane_u32(both, 0), second = vget_lane_u32(both, 1);
+    __builtin_memcpy(upper, &first, sizeof first);
+    __builtin_memcpy(lower, &second, sizeof second);
+}
+
 #else  // without intrinsics
 
-inline constexpr int most_panels = 1, words = 8;
+inline constexpr int most_panels = 1, words = 8, floats = 4;
 template <int Panels> inline constexpr int most_rows = 2;
 
 struct Sums {
@@ -366,6 +434,10 @@ static inline void multiply(Sums& sums, Quad x, Weights w) {
     for (int n = 0; n < 16; ++n)
         sums.v[n] += x[0] * w[4 * n] + x[1] * w[4 * n + 1] + x[2] * w[4 * n + 2] + x[3] * w[4 * n + 3];
 }
+static inline Sums shifted(Sums sums) {
+    for (std::int32_t& sum : sums.v) sum <<= first_bits;
+    return sums;
+}
 static inline Columns finish(const Sums& sums) {
     return sums;
 }
@@ -376,27 +448,25 @@ static inline void multiply_columns(Columns& sums, const std::uint8_t* x, const 
     for (int n = 0; n < 16; ++n) sums.v[n] += x[n] * w[n];
 }
 
-// Half to even, of a number in 0..127.
-static inline std::uint8_t rounded(float number) {
-    const float shifted = number + 8388608.0F;  // 2^23: no bit for fractions
-    std::int32_t bits;
-    __builtin_memcpy(&bits, &shifted, sizeof bits);
-    return static_cast<std::uint8_t>(bits & 0xFF);
-}
-static inline float clamped(float number) {
+// Half to even and in 0..most; of what is not a number 0.
+static inline std::int32_t rounded(float number, int most) {
     number = number > 0.0F ? number : 0.0F;
-    return number < static_cast<float>(largest_code) ? number : static_cast<float>(largest_code);
+    number = number < static_cast<float>(most) ? number : static_cast<float>(most);
+    const float whole = number + 8388608.0F;  // 2^23: no bit for fractions
+    std::int32_t bits;
+    __builtin_memcpy(&bits, &whole, sizeof bits);
+    return bits & most;  // a power of two less one
 }
 
 static inline void store_columns(std::uint8_t* to, const Columns& sums, const float* scale,
-                                 const std::uint8_t* residual, float step, std::int64_t width) {
+                                 const std::uint8_t* residual, const float* step, std::int64_t width) {
     for (int n = 0; n < (width < 16 ? static_cast<int>(width) : 16); ++n) {
         float number = static_cast<float>(sums.v[n]) * scale[n];
         if (residual) {
-            const float beside = static_cast<float>(residual[n]) * step;
+            const float beside = static_cast<float>(residual[n]) * step[n];
             number = number + beside;
         }
-        to[n] = rounded(clamped(number));
+        to[n] = static_cast<std::uint8_t>(rounded(number, largest_code));
     }
 }
 
@@ -418,6 +488,30 @@ static inline void store_words(std::uint8_t* to, Words sum, Words scale, Words z
     for (int i = 0; i < words; ++i) {
         const int code = ((sum.v[i] * scale.v[i] + (1 << 14)) >> 15) + zero.v[i];
         to[i] = static_cast<std::uint8_t>(code < 0 ? 0 : code > largest_code ? largest_code : code);
+    }
+}
+
+struct Floats {
+    float v[floats];
+};
+static inline Floats same_float(float value) {
+    return {{value, value, value, value}};
+}
+static inline Floats load_floats(const float* from) {
+    return {{from[0], from[1], from[2], from[3]}};
+}
+static inline Floats add_product(Floats sum, Floats a, Floats b) {
+    for (int i = 0; i < floats; ++i) {
+        const float product = a.v[i] * b.v[i];
+        sum.v[i] = sum.v[i] + product;
+    }
+    return sum;
+}
+static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
+    for (int i = 0; i < floats; ++i) {
+        const std::int32_t code = rounded(sum.v[i], largest_first);
+        upper[i] = static_cast<std::uint8_t>(code >> first_bits);
+        lower[i] = static_cast<std::uint8_t>(code & largest_code);
     }
 }
 

@@ -36,21 +36,21 @@ private:
         Layer graph, convs[2], shortcut;
         std::int64_t parts, conv_count;
         Residual residual;
-        float residual_step;
+        std::vector<float> residual_step, first_values;
         std::vector<std::int32_t> entry_starts, entry_sources;
-        std::vector<std::int16_t> entry_values, gather_start, gather_scale, gather_zero;  // by target and part
+        std::vector<std::int16_t> entry_values, gather_scale, gather_zero;  // by target and part
     };
 
     static Layer pack(const Int8Numbers& numbers, std::int64_t channels, std::int64_t columns, std::int64_t taps,
                       std::int64_t column_stride, std::int64_t channel_stride, std::int64_t tap_stride,
-                      std::int64_t joints);
+                      std::int64_t joints, bool twice);
     static Layer pack_conv(const ConvLayer& conv);
     static void pack_gather(const GraphLayer& graph, std::int64_t joints, PackedBlock& packed);
     std::int64_t lay_out(const PackedBlock& block, std::int64_t frames, std::uint8_t* memory,
                          cpu::Int8BlockParams& p) const;
 
     std::int64_t joints_, channels_, features_;
-    float features_scale_;
+    std::vector<float> features_scale_;
     const cpu::Int8Kernels* kernels_;
     std::vector<PackedBlock> blocks_;
 };

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "cpu/int8_block.hpp"
+
 namespace asma::edge {
 namespace {
 
@@ -201,18 +203,20 @@ private:
 
 // ---- what int8 may hold ----
 
-constexpr std::int64_t most_code = 127, most_sum = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t most_code = cpu::int8_most, most_sum = std::numeric_limits<std::int32_t>::max();
 constexpr double most_number = 1 << 30;  // before it is rounded and clamped
 
-float positive(float number, const std::string& name) {
-    if (!(number > 0)) refuse("tensor '" + name + "' must be positive");
-    return number;
+std::vector<float> positive(Tensors& tensors, const std::string& name, std::int64_t count) {
+    std::vector<float> numbers = tensors.take<float>(name, {count});
+    if (!std::all_of(numbers.begin(), numbers.end(), [](float number) { return number > 0; }))
+        refuse("tensor '" + name + "' must be positive");
+    return numbers;
 }
 
-// Weights (parts, columns, terms), biases (joints, columns): no sum of codes leaves int32, nor does what it is scaled
-// to with a residual's code beside it.
+// Weights (parts, columns, terms), biases (joints, columns), input codes up to `largest`, the bias in steps of `unit`:
+// no sum leaves int32, nor does what it is scaled to with a residual's code beside it.
 void check_sums(const Int8Numbers& int8, const std::string& name, std::int64_t parts, std::int64_t columns,
-                float residual_step) {
+                std::int64_t largest, std::int64_t unit, const std::vector<float>& residual_step) {
     const auto terms = static_cast<std::int64_t>(int8.weight.size()) / parts / columns;
     for (std::int64_t n = 0; n < columns; ++n) {
         std::int64_t most = 0, bias = 0;
@@ -220,45 +224,50 @@ void check_sums(const Int8Numbers& int8, const std::string& name, std::int64_t p
             for (std::int64_t i = 0; i < terms; ++i) {
                 const int weight = int8.weight[static_cast<std::size_t>((k * columns + n) * terms + i)];
                 if (weight < -most_code) refuse("tensor '" + name + ".weight' must be from -127 to 127");
-                most += most_code * std::abs(weight);
+                most += largest * std::abs(weight);
             }
-        for (std::size_t at = static_cast<std::size_t>(n); at < int8.bias.size();
-             at += static_cast<std::size_t>(columns))
+        for (auto at = static_cast<std::size_t>(n); at < int8.bias.size(); at += static_cast<std::size_t>(columns))
             bias = std::max(bias, std::abs(std::int64_t{int8.bias[at]}));
-        const float scale = positive(int8.scale[static_cast<std::size_t>(n)], name + ".scale");
-        if (most + bias > most_sum) refuse(name + " has sums beyond 32 bits");
-        if (static_cast<double>(most + bias) * scale + most_code * double{residual_step} > most_number)
+        most += unit * bias;
+        if (most > most_sum) refuse(name + " has sums beyond 32 bits");
+        const auto column = static_cast<std::size_t>(n);
+        const double beside = residual_step.empty() ? 0.0 : residual_step[column];
+        if (static_cast<double>(most) * int8.scale[column] + most_code * beside > most_number)
             refuse(name + " has scales that take its sums beyond 2^30");
     }
 }
 
-Int8Gather gather_of(Tensors& tensors, const std::string& name, std::int64_t parts, std::int64_t joints) {
-    Int8Gather gather;
-    gather.adjacency = tensors.take<std::int16_t>(name + ".adjacency", {parts, joints, joints});
-    gather.start = tensors.take<std::int16_t>(name + ".gather.start", {parts, joints});
-    gather.scale = tensors.take<std::int16_t>(name + ".gather.scale", {parts, joints});
+void take_gather(GraphLayer& graph, Tensors& tensors, const std::string& name, std::int64_t joints, bool first) {
+    Int8Gather& gather = graph.gather;
+    const std::int64_t parts = graph.parts, largest = first ? cpu::int8_first_most : most_code;
     gather.zero = tensors.take<std::int16_t>(name + ".gather.zero", {parts});
+    for (const std::int16_t zero : gather.zero)
+        if (zero < 0 || zero > largest)
+            refuse("tensor '" + name + ".gather.zero' must be from 0 to " + std::to_string(largest));
+    if (first) {
+        graph.adjacency = tensors.take<float>(name + ".adjacency", {parts, joints, joints});
+        return;
+    }
+    gather.adjacency = tensors.take<std::int16_t>(name + ".adjacency", {parts, joints, joints});
+    gather.scale = tensors.take<std::int16_t>(name + ".gather.scale", {parts, joints});
     for (std::int64_t k = 0; k < parts; ++k)
         for (std::int64_t target = 0; target < joints; ++target) {
-            const auto at = static_cast<std::size_t>(k * joints + target);
-            std::int64_t least = gather.start[at], most = least;
+            std::int64_t least = 0, most = 0;
             for (std::int64_t source = 0; source < joints; ++source) {
                 const int entry = gather.adjacency[static_cast<std::size_t>((k * joints + source) * joints + target)];
                 (entry < 0 ? least : most) += most_code * entry;
             }
             if (least < std::numeric_limits<std::int16_t>::min() || most > std::numeric_limits<std::int16_t>::max())
                 refuse(name + ".gather has sums beyond 16 bits");
-            if (gather.scale[at] < 1) refuse("tensor '" + name + ".gather.scale' must be positive");
+            if (gather.scale[static_cast<std::size_t>(k * joints + target)] < 1)
+                refuse("tensor '" + name + ".gather.scale' must be positive");
         }
-    for (const std::int16_t zero : gather.zero)
-        if (zero < 0 || zero > most_code) refuse("tensor '" + name + ".gather.zero' must be from 0 to 127");
-    return gather;
 }
 
 // ---- layers ----
 
 ConvLayer conv_of(const Json& told, Tensors& tensors, const std::string& name, std::int64_t channels,
-                  std::int64_t columns, const float* residual_step) {
+                  std::int64_t columns, const std::vector<float>* residual_step) {
     ConvLayer conv{};
     conv.channels = channels, conv.columns = columns;
     conv.taps = whole(told, "taps", name, 1, most_taps);
@@ -276,25 +285,26 @@ ConvLayer conv_of(const Json& told, Tensors& tensors, const std::string& name, s
     if (conv.groups != 1 && (conv.groups != channels || columns != channels))
         refuse(name + ".groups of int8 must be 1 or as many as its channels");
     conv.int8.weight = tensors.take<std::int8_t>(name + ".weight", shape);
-    conv.int8.scale = tensors.take<float>(name + ".scale", {columns});
+    conv.int8.scale = positive(tensors, name + ".scale", columns);
     conv.int8.bias = tensors.take<std::int32_t>(name + ".bias", {columns});
-    check_sums(conv.int8, name, 1, columns, *residual_step);
+    check_sums(conv.int8, name, 1, columns, most_code, 1, *residual_step);
     return conv;
 }
 
 GraphLayer graph_of(const Json& told, Tensors& tensors, const std::string& name, std::int64_t joints,
-                    std::int64_t channels, bool int8) {
+                    std::int64_t channels, bool int8, bool first) {
     GraphLayer graph{};
     graph.channels = channels;
     graph.columns = whole(told, "channels", name, 1, most_channels);
     graph.parts = whole(told, "parts", name, 1, most_parts);
     const std::vector<std::int64_t> shape = {graph.parts, graph.columns, channels};
     if (int8) {
-        graph.gather = gather_of(tensors, name, graph.parts, joints);
+        take_gather(graph, tensors, name, joints, first);
         graph.int8.weight = tensors.take<std::int8_t>(name + ".graph.weight", shape);
-        graph.int8.scale = tensors.take<float>(name + ".graph.scale", {graph.columns});
+        graph.int8.scale = positive(tensors, name + ".graph.scale", graph.columns);
         graph.int8.bias = tensors.take<std::int32_t>(name + ".graph.bias", {joints, graph.columns});
-        check_sums(graph.int8, name + ".graph", graph.parts, graph.columns, 0);
+        check_sums(graph.int8, name + ".graph", graph.parts, graph.columns, first ? cpu::int8_first_most : most_code,
+                   first ? cpu::int8_first_unit : 1, {});
     } else {
         graph.adjacency = tensors.take<float>(name + ".adjacency", {graph.parts, joints, joints});
         graph.weight = tensors.take<float>(name + ".graph.weight", shape);
@@ -304,17 +314,17 @@ GraphLayer graph_of(const Json& told, Tensors& tensors, const std::string& name,
 }
 
 Block block_of(const Json& told, Tensors& tensors, const std::string& name, std::int64_t joints, std::int64_t channels,
-               bool int8) {
+               bool int8, bool first) {
     Block block;
-    block.graph = graph_of(told, tensors, name, joints, channels, int8);
+    block.graph = graph_of(told, tensors, name, joints, channels, int8, first);
     const std::int64_t columns = block.graph.columns;
     const std::string residual = word(told, "residual", name);
     if (int8 && residual != "none") {
-        const std::string step = name + ".residual.step";
-        block.residual_step = positive(tensors.take<float>(step, {1})[0], step);
+        if (first) refuse(name + ": the first block of int8 must have no residual");
+        block.residual_step = positive(tensors, name + ".residual.step", columns);
     }
-    constexpr float nothing_beside = 0;
-    const float *plain = int8 ? &nothing_beside : nullptr, *last = int8 ? &block.residual_step : nullptr;
+    const std::vector<float> nothing;
+    const auto *plain = int8 ? &nothing : nullptr, *last = int8 ? &block.residual_step : nullptr;
     const bool separable = told.contains("pointwise");
     block.conv =
         conv_of(field(told, "conv", name), tensors, name + ".conv", columns, columns, separable ? plain : last);
@@ -359,13 +369,10 @@ Model model_of(const Json& told, Tensors& tensors) {
     std::int64_t channels = model.channels;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
         model.blocks.push_back(
-            block_of(blocks[i], tensors, "blocks." + std::to_string(i), model.joints, channels, model.int8));
+            block_of(blocks[i], tensors, "blocks." + std::to_string(i), model.joints, channels, model.int8, i == 0));
         channels = model.blocks.back().graph.columns;
     }
-    if (model.int8) {
-        const std::string name = "features.scale";
-        model.features_scale = positive(tensors.take<float>(name, {1})[0], name);
-    }
+    if (model.int8) model.features_scale = positive(tensors, "features.scale", channels);
     const Json& classes = field(told, "classes", "model");
     if (!classes.is_array() || classes.empty() || static_cast<std::int64_t>(classes.size()) > most_classes)
         refuse("model.classes must be a list of names");

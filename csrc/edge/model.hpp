@@ -14,21 +14,23 @@
 //
 // A block: h = relu(graph(x)); y = conv(h), of a separable block pointwise(relu(conv(h))); out = relu(y + residual).
 //
-// Of precision int8, numbers between layers are codes of 0..127 (cpu/int8_block.hpp has the arithmetic), and zero
-// points are part of the biases; no sum leaves int32, none of the gathering int16, or the file is refused:
+// Of precision int8, numbers between layers are codes of 0..127, their steps and zero points part of scales and biases
+// (cpu/int8_block.hpp has the arithmetic). No sum leaves int32, none of the gathering int16, or the file is refused.
+// Input, head and classes are as of fp32; layers:
 //
-//   input.scale, input.shift            (V, C) F32     read as clamp(rint(scale · x + shift), 0, 127)
-//   blocks.B.adjacency                  (K, V, V) I16
-//   blocks.B.gather.start, .scale       (K, V) I16     gathered: (start + Σ adjacency · x) · scale / 2^15, scale > 0
-//   blocks.B.gather.zero                (K) I16        0..127, added to it
-//   blocks.B.graph.weight, .bias        (K, O, C) I8, (V, O) I32
+//   blocks.0.adjacency                  (K, V, V) F32  the first block gathers numbers, to codes of 0..16,383:
+//   blocks.0.gather.zero                (K) I16        clamp(rint(zero + Σ adjacency · x))
+//   blocks.B.adjacency                  (K, V, V) I16  the others gather codes:
+//   blocks.B.gather.scale               (K, V) I16     clamp(zero + Σ adjacency · x · scale / 2^15), scale > 0
+//   blocks.B.gather.zero                (K) I16        0..127
+//   blocks.B.graph.weight, .bias        (K, O, C) I8, (V, O) I32; of the first block the bias is in steps of 128
 //   blocks.B.conv.weight, .bias         (O, C / groups, taps) I8, (O) I32
 //   blocks.B.….scale                    (O) F32        of graph and each convolution: a sum's step in steps of its code
-//   blocks.B.residual.step              (1) F32        where there is a residual: its step in steps of out
-//   features.scale                      (1) F32        a step of the last block's codes
-//   head.weight, head.bias              as of fp32
+//   blocks.B.residual.step              (O) F32        where there is a residual: its steps in steps of out
+//   features.scale                      (D) F32        steps of the last block's codes
 //
-// Weights are −127..127. There are one group or as many as channels; pointwise and shortcut have one group and one tap.
+// Weights are −127..127. There are one group or as many as channels; pointwise and shortcut have one group and one tap,
+// and the first block has no residual.
 #pragma once
 
 #include <cstddef>
@@ -55,7 +57,7 @@ struct Int8Numbers {
 };
 
 struct Int8Gather {
-    std::vector<std::int16_t> adjacency, start, scale, zero;
+    std::vector<std::int16_t> adjacency, scale, zero;  // of the first block zero alone: its adjacency is float32
 };
 
 struct GraphLayer {
@@ -82,7 +84,7 @@ struct Block {
     std::optional<ConvLayer> pointwise;
     Residual residual = Residual::none;
     std::optional<ConvLayer> shortcut;
-    float residual_step = 0;  // int8
+    std::vector<float> residual_step;  // int8
 };
 
 // How recorded frames become a clip that the network reads.
@@ -97,7 +99,7 @@ struct Model {
     std::int64_t joints = 0, channels = 0;
     bool present_bodies = false;  // average over these, not over all
     bool int8 = false;
-    float features_scale = 0;  // int8
+    std::vector<float> features_scale;  // int8
     std::vector<float> input_scale, input_shift;
     std::vector<Block> blocks;
     std::vector<float> head_weight, head_bias;

@@ -258,24 +258,23 @@ void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
         average(x + row * places * width, places, width, features + row * width, sums);
 }
 
-// The same in int8: the codes of the clips, then a block of one joint after the other.
+// The same in int8: a block of one joint after the other.
 void Session::forward_int8(const Int8Network& int8, std::int64_t rows, std::int64_t frames, float* features) {
     const Model& model = network_->model();
     const auto bytes = [](float* memory) { return reinterpret_cast<std::uint8_t*>(memory); };
     std::uint8_t *x = bytes(maps_[0]), *out = bytes(maps_[1]);
     cpu::Int8InputParams input{};
-    input.clips = clips_, input.scale = model.input_scale.data(), input.shift = model.input_shift.data(), input.x = x;
+    input.clips = clips_, input.scale = model.input_scale.data(), input.shift = model.input_shift.data(),
+    input.x = maps_[0];
     input.joints = model.joints, input.frames = frames, input.channels = model.channels;
     input.x_joint = frames * cpu::int8_padded(model.channels);
-    share_out(rows * frames, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
-        cpu::Int8InputParams mine = input;
-        mine.codes = bytes(workspaces_ + thread * workspace_);
-        int8.kernels().input(mine, begin, end);
-    });
+    share_out(rows * frames,
+              [&](std::int64_t begin, std::int64_t end, std::int64_t) { int8.kernels().input(input, begin, end); });
     for (std::int64_t i = 0; i < int8.blocks(); ++i) {
         share_out(rows * model.joints, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
             cpu::Int8BlockParams mine = int8.params(i, frames, bytes(workspaces_ + thread * workspace_));
             mine.x = x, mine.out = out;
+            if (i == 0) mine.first_x = maps_[0];
             int8.kernels().block(mine, begin, end);
         });
         frames = int8.frames(i, frames);

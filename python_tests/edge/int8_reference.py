@@ -46,12 +46,30 @@ class Reference:
             sums += read * weight[:, 0, tap] if told["groups"] > 1 else read @ weight[:, :, tap].T
         return self.layer(name, sums, beside)
 
-    def block(self, x: Codes, name: str, told: dict[str, Any]) -> Codes:
-        start, scale, zero = (self.wide(f"{name}.gather.{what}") for what in ("start", "scale", "zero"))
-        sums = start[:, :, None] + np.einsum("btvc,kvw->btkwc", x, self.wide(f"{name}.adjacency"))
+    def gather(self, x: Codes, name: str) -> Codes:
+        """``(B, T, K, V, C)``."""
+        scale, zero = self.wide(f"{name}.gather.scale"), self.wide(f"{name}.gather.zero")
+        sums = np.einsum("btvc,kvw->btkwc", x, self.wide(f"{name}.adjacency"))
         assert np.abs(sums).max() < 2**15
-        gathered = np.clip(((sums * scale[:, :, None] + 2**14) >> 15) + zero[:, None, None], 0, 127)
-        hidden = self.layer(f"{name}.graph", np.einsum("btkwc,koc->btwo", gathered, self.wide(f"{name}.graph.weight")))
+        return np.clip(((sums * scale[:, :, None] + 2**14) >> 15) + zero[:, None, None], 0, 127)
+
+    def gather_first(self, x: NDArray[np.float32], name: str) -> Codes:
+        adjacency, zero = self.tensors[f"{name}.adjacency"], self.tensors[f"{name}.gather.zero"].astype(np.float32)
+        rows, frames, joints, channels = x.shape
+        sums = np.zeros((rows, frames, len(adjacency), joints, channels), np.float32) + zero[:, None, None]
+        for source in range(joints):
+            sums = sums + adjacency[:, source, :, None] * x[:, :, None, source, None]
+        return np.clip(np.rint(sums), 0, 2**14 - 1).astype(np.int64)
+
+    def block(self, x: NDArray[Any], name: str, told: dict[str, Any]) -> Codes:
+        z = self.gather_first(x, name) if x.dtype == np.float32 else self.gather(x, name)
+        weight = self.wide(f"{name}.graph.weight")
+        if x.dtype == np.float32:  # a bias of 128
+            sums = 128 * (np.einsum("btkwc,koc->btwo", z >> 7, weight) + self.wide(f"{name}.graph.bias"))
+            sums += np.einsum("btkwc,koc->btwo", z & 127, weight)
+            hidden = code(sums, self.tensors[f"{name}.graph.scale"])
+        else:
+            hidden = self.layer(f"{name}.graph", np.einsum("btkwc,koc->btwo", z, weight))
         beside = None
         if told["residual"] != "none":
             residual = x
@@ -66,8 +84,7 @@ class Reference:
 
     def features(self, bodies: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of ``(B, T, V, C)``."""
-        number = bodies * self.tensors["input.scale"] + self.tensors["input.shift"]
-        x = np.clip(np.rint(number), 0, 127).astype(np.int64)
+        x: NDArray[Any] = bodies * self.tensors["input.scale"] + self.tensors["input.shift"]
         for index, told in enumerate(self.network["blocks"]):
             x = self.block(x, f"blocks.{index}", told)
         sums = x.sum(axis=(1, 2)).astype(np.float64) * np.float64(self.tensors["features.scale"])

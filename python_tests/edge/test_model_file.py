@@ -110,7 +110,7 @@ LIES = [
     (("network", "blocks", 2, "residual"), "none", "tensor 'blocks.2.residual.bias' belongs to no layer"),
     (("format",), 2, "model.format must be 1: a newer release wrote this file"),
     (("precision",), "int4", "model.precision must be fp32 or int8"),
-    (("precision",), "int8", "tensor 'blocks.0.adjacency' must be of type I16, got F32"),
+    (("precision",), "int8", "tensor 'blocks.0.gather.zero' is missing"),
     (("classes",), ["a"], "tensor 'head.weight' must have shape"),
     (("classes",), [1, 2, 3, 4], "model.classes must be a list of names"),
     (("preprocessing", "rotate"), "twice", "preprocessing.rotate is unknown: 'twice'"),
@@ -166,11 +166,14 @@ INT8_LIES = [
     ("blocks.1.residual.step", 0, 0, "tensor 'blocks.1.residual.step' must be positive"),
     ("blocks.1.residual.step", 0, 1e10, "blocks.1.conv has scales that take its sums beyond 2^30"),
     ("blocks.2.residual.scale", 0, np.inf, "tensor 'blocks.2.residual.scale' must be finite"),
-    ("blocks.0.adjacency", (0, 1, 2), 2**15 - 1, "blocks.0.gather has sums beyond 16 bits"),
-    ("blocks.0.gather.start", (0, 1), 2**15 - 1, "blocks.0.gather has sums beyond 16 bits"),
-    ("blocks.0.gather.scale", (0, 1), 0, "tensor 'blocks.0.gather.scale' must be positive"),
-    ("blocks.0.gather.zero", 1, -1, "tensor 'blocks.0.gather.zero' must be from 0 to 127"),
-    ("blocks.0.gather.zero", 1, 128, "tensor 'blocks.0.gather.zero' must be from 0 to 127"),
+    ("blocks.0.adjacency", (0, 1, 2), np.nan, "tensor 'blocks.0.adjacency' must be finite"),
+    ("blocks.0.gather.zero", 1, 2**14, "tensor 'blocks.0.gather.zero' must be from 0 to 16383"),
+    ("blocks.0.graph.bias", (6, 4), 2**24, "blocks.0.graph has sums beyond 32 bits"),
+    ("blocks.1.adjacency", (0, 1, 2), 2**15 - 1, "blocks.1.gather has sums beyond 16 bits"),
+    ("blocks.1.adjacency", (0, 1, 2), -(2**15), "blocks.1.gather has sums beyond 16 bits"),
+    ("blocks.1.gather.scale", (0, 1), 0, "tensor 'blocks.1.gather.scale' must be positive"),
+    ("blocks.1.gather.zero", 1, -1, "tensor 'blocks.1.gather.zero' must be from 0 to 127"),
+    ("blocks.1.gather.zero", 1, 128, "tensor 'blocks.1.gather.zero' must be from 0 to 127"),
     ("features.scale", 0, 0, "tensor 'features.scale' must be positive"),
 ]
 
@@ -207,6 +210,11 @@ def test_what_int8_does_not_serve_is_refused(tmp_path):
         header["blocks.0.pointwise.weight"]["shape"] = [4, 1, 4]
 
     assert "blocks.0: pointwise and shortcut of int8 must have one tap and one group" in refused(by_channel)
+
+    def adds(header: dict, blocks: list[dict]) -> None:
+        blocks[0]["residual"] = "convolution"
+
+    assert "blocks.0: the first block of int8 must have no residual" in refused(adds)
 
 
 def test_other_files_are_refused(tmp_path):
