@@ -22,6 +22,7 @@ namespace asma::cpu {
     namespace isa {                                                             \
     void int8_input(const Int8InputParams&, std::int64_t, std::int64_t);        \
     void int8_block(const Int8BlockParams&, std::int64_t, std::int64_t);        \
+    void int8_sum(const Int8SumParams&, std::int64_t, std::int64_t);            \
     }
 ASMA_DECLARE_ISA(generic)
 ASMA_DECLARE_INT8(generic)
@@ -60,7 +61,7 @@ struct InstructionSet {
 constexpr std::int64_t narrow_columns = 8;
 
 #define ASMA_TAKE_KERNEL(kernel, Params) &ASMA_TAKEN_ISA::kernel,
-#define ASMA_TAKE_INT8(isa) {&isa::int8_input, &isa::int8_block}
+#define ASMA_TAKE_INT8(isa) {&isa::int8_input, &isa::int8_block, &isa::int8_sum}
 
 #define ASMA_TAKEN_ISA generic
 const KernelTable<float> table_generic = {ASMA_CPU_KERNELS(ASMA_TAKE_KERNEL)};

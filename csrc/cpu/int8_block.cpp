@@ -66,15 +66,20 @@ template <int Rows, int Panels>
             }
         }
     }
-    const std::int64_t first = row * p.columns + panel * int8_panel;
+    // Copies: for all the compiler knows, a store of bytes changes p.
+    const std::int64_t columns = p.columns, first = row * columns + panel * int8_panel;
+    const float *const scale = p.scale + panel * int8_panel, *const steps = p.residual_step + panel * int8_panel;
+    const std::uint8_t* const residual = p.residual ? p.residual + first : nullptr;
+    std::uint8_t* const out = p.out + first;
+    const std::int64_t last = columns - (panel + Panels - 1) * int8_panel;
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
         for (int n = 0; n < Panels; ++n) {
-            const std::int64_t place = first + r * p.columns + n * int8_panel;
-            store_columns(p.out + place, finish(sums[r][n]), p.scale + (panel + n) * int8_panel,
-                          p.residual ? p.residual + place : nullptr, p.residual_step + (panel + n) * int8_panel,
-                          p.columns - (panel + n) * int8_panel);
+            const std::int64_t place = r * columns + n * int8_panel;
+            store_columns(out + place, finish(sums[r][n]), scale + n * int8_panel,
+                          residual ? residual + place : nullptr, steps + n * int8_panel,
+                          n + 1 < Panels ? int8_panel : last);
         }
 }
 
@@ -127,12 +132,16 @@ void multiply_depthwise(const Product& p) {
 void gather(const Int8BlockParams& p, const std::uint8_t* x, std::int64_t list, std::int64_t count, std::uint8_t* z) {
     const std::int32_t begin = p.entry_starts[list], end = p.entry_starts[list + 1];
     const Words scale = same_word(p.gather_scale[list]), zero = same_word(p.gather_zero[list]);
-    for (std::int64_t i = 0; i < count; i += words) {
-        Words sum = same_word(0);
-        for (std::int32_t entry = begin; entry < end; ++entry)
-            sum = add_product(sum, load_words(x + p.entry_sources[entry] * p.x_joint + i),
-                              same_word(p.entry_values[entry]));
+    for (std::int64_t i = 0; i < count; i += 2 * words) {
+        Words sum = same_word(0), more = same_word(0);
+        for (std::int32_t entry = begin; entry < end; ++entry) {
+            const std::uint8_t* const from = x + p.entry_sources[entry] * p.x_joint + i;
+            const Words value = same_word(p.entry_values[entry]);
+            sum = add_product(sum, load_words(from), value);
+            more = add_product(more, load_words(from + words), value);
+        }
         store_words(z + i, sum, scale, zero);
+        store_words(z + i + words, more, scale, zero);
     }
 }
 
@@ -214,20 +223,39 @@ void int8_block(const Int8BlockParams& p, std::int64_t begin, std::int64_t end) 
 }
 
 void int8_input(const Int8InputParams& p, std::int64_t begin, std::int64_t end) {
-    const std::int64_t padded = int8_padded(p.channels);
+    typedef float Four __attribute__((vector_size(16)));
+    const std::int64_t padded = int8_padded(p.channels), joints = p.joints, channels = p.channels, step = p.x_joint;
     for (std::int64_t item = begin; item < end; ++item) {
-        const float* from = p.clips + item * p.joints * p.channels;
-        const float *scale = p.scale, *shift = p.shift;
-        float* to = p.x + (item / p.frames * p.joints * p.x_joint) + item % p.frames * padded;
-        for (std::int64_t v = 0; v < p.joints; ++v, to += p.x_joint)
-            for (std::int64_t c = 0; c < padded; ++c) {
-                if (c >= p.channels) {
-                    to[c] = 0;
-                    continue;
-                }
-                const float scaled = *from++ * *scale++;
-                to[c] = scaled + *shift++;
+        const float* const from = p.clips + item * joints * channels;
+        float* const to = p.x + (item / p.frames * joints * step) + item % p.frames * padded;
+        for (std::int64_t v = 0; v < joints; ++v)
+            for (std::int64_t c = 0; c < padded; c += int8_quad) {
+                Four numbers, scale, shift;
+                __builtin_memcpy(&numbers, from + v * channels + c, sizeof numbers);
+                __builtin_memcpy(&scale, p.scale + v * padded + c, sizeof scale);
+                __builtin_memcpy(&shift, p.shift + v * padded + c, sizeof shift);
+                numbers = numbers * scale;
+                numbers = numbers + shift;
+                __builtin_memcpy(to + v * step + c, &numbers, sizeof numbers);
             }
+    }
+}
+
+void int8_sum(const Int8SumParams& p, std::int64_t begin, std::int64_t end) {
+    constexpr std::int64_t together = 256;  // places whose codes int16 sums
+    const Words one = same_word(1);
+    for (std::int64_t first = begin * int8_quad; first < end * int8_quad; first += words) {
+        const std::int64_t left = end * int8_quad - first, count = left < words ? left : words;
+        for (std::int64_t c = 0; c < count; ++c) p.sums[first + c] = 0;
+        for (std::int64_t place = 0; place < p.places; place += together) {
+            const std::int64_t last = p.places - place < together ? p.places : place + together;
+            Words some = same_word(0);
+            for (std::int64_t i = place; i < last; ++i)
+                some = add_product(some, load_words(p.x + i * p.channels + first), one);
+            std::int16_t sums[words];
+            __builtin_memcpy(sums, &some, sizeof sums);
+            for (std::int64_t c = 0; c < count; ++c) p.sums[first + c] += sums[c];
+        }
     }
 }
 

@@ -67,17 +67,26 @@ struct Int8BlockParams {
     std::uint8_t *gathered, *hidden, *between, *beside;
 };
 
-// clips (rows, T, V, C) → x (rows, V, T, C padded) = scale · clip + shift. Work items: row · T + frame.
+// clips (rows, T, V, C) → x (rows, V, T, C padded) = scale · clip + shift. Up to three numbers behind the clips are
+// read. Work items: row · T + frame.
 struct Int8InputParams {
     const float* clips;
-    const float *scale, *shift;  // (V, C)
+    const float *scale, *shift;  // (V, C padded), zero in the padding
     float* x;
     std::int64_t joints, frames, channels, x_joint;
+};
+
+// sums (channels) = Σ over places of x (places, channels), channels padded. Work items: channels / 4.
+struct Int8SumParams {
+    const std::uint8_t* x;
+    std::int64_t places, channels;
+    std::int64_t* sums;
 };
 
 struct Int8Kernels {
     void (*input)(const Int8InputParams&, std::int64_t begin, std::int64_t end);
     void (*block)(const Int8BlockParams&, std::int64_t begin, std::int64_t end);
+    void (*sum)(const Int8SumParams&, std::int64_t begin, std::int64_t end);
 };
 
 }  // namespace asma::cpu

@@ -56,7 +56,7 @@ static inline Quad load_quad(const std::uint8_t* from) {
 
 static inline void multiply(Sums& sums, Quad x, Weights w) {
 #if defined(__AVX512VNNI__)
-    sums = _mm512_dpbusd_epi32(sums, x, w);
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(x), "v"(w));  // GCC 12 copies and spills what the intrinsic sums
 #else
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)));
 #endif
@@ -85,12 +85,11 @@ static inline void store_columns(std::uint8_t* to, Columns sums, const float* sc
         const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(residual)));
         numbers = _mm512_add_ps(numbers, _mm512_mul_ps(_mm512_cvtepi32_ps(codes), _mm512_loadu_ps(step)));
     }
-    __m512i rounded = _mm512_max_epi32(_mm512_cvtps_epi32(numbers), _mm512_setzero_si512());
-    rounded = _mm512_min_epi32(rounded, _mm512_set1_epi32(largest_code));
+    const __m128i codes = _mm_max_epi8(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(numbers)), _mm_setzero_si128());
     if (width >= 16)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(rounded));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), codes);
     else
-        _mm512_mask_cvtepi32_storeu_epi8(to, static_cast<__mmask16>((1U << width) - 1), rounded);
+        _mm_mask_storeu_epi8(to, static_cast<__mmask16>((1U << width) - 1), codes);
 }
 
 static inline Words same_word(std::int16_t value) {
@@ -157,7 +156,8 @@ static inline Quad load_quad(const std::uint8_t* from) {
 
 static inline __m256i add_quads(__m256i sums, __m256i x, __m256i w) {
 #if defined(__AVXVNNI__)
-    return _mm256_dpbusd_avx_epi32(sums, x, w);
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(x), "x"(w));  // GCC 12 copies what the intrinsic sums
+    return sums;
 #else
     return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
 #endif

@@ -91,6 +91,13 @@ Int8Network::Int8Network(Model& model)
       features_(model.features()),
       features_scale_(std::move(model.features_scale)),
       kernels_(&cpu::int8_kernels()) {
+    const std::int64_t padded = int8_padded(channels_);
+    for (auto [numbers, copy] : {std::pair{&model.input_scale, &input_scale_}, {&model.input_shift, &input_shift_}}) {
+        copy->resize(static_cast<std::size_t>(joints_ * padded));
+        for (std::int64_t i = 0; i < joints_ * channels_; ++i)
+            (*copy)[static_cast<std::size_t>(i / channels_ * padded + i % channels_)] =
+                (*numbers)[static_cast<std::size_t>(i)];
+    }
     for (Block& block : model.blocks) {
         PackedBlock& packed = blocks_.emplace_back();
         const GraphLayer& graph = block.graph;
@@ -144,7 +151,7 @@ std::int64_t Int8Network::lay_out(const PackedBlock& block, std::int64_t frames,
 }
 
 std::int64_t Int8Network::workspace_bytes(std::int64_t frames) const {
-    std::int64_t most = 0;
+    std::int64_t most = int8_padded(features_) * static_cast<std::int64_t>(sizeof(std::int64_t));
     for (std::int64_t i = 0; i < blocks(); ++i) {
         cpu::Int8BlockParams measured{};
         most = std::max(most, lay_out(blocks_[static_cast<std::size_t>(i)], frames, nullptr, measured));
@@ -171,23 +178,14 @@ cpu::Int8BlockParams Int8Network::params(std::int64_t index, std::int64_t frames
     return p;
 }
 
-void Int8Network::average(const std::uint8_t* map, std::int64_t frames, float* features) const {
-    const std::int64_t places = joints_ * frames, padded = int8_padded(features_);
-    constexpr std::int64_t together = 16;  // channels whose sums stay in registers
-    for (std::int64_t first = 0; first < features_; first += together) {
-        std::int64_t sums[together] = {};
-        const std::int64_t count = std::min(together, padded - first);
-        for (std::int64_t begin = 0; begin < places; begin += 256) {  // as many codes as sixteen bits sum
-            std::uint16_t some[together] = {};
-            for (std::int64_t i = begin; i < std::min(places, begin + 256); ++i)
-                for (std::int64_t c = 0; c < count; ++c)
-                    some[c] = static_cast<std::uint16_t>(some[c] + map[i * padded + first + c]);
-            for (std::int64_t c = 0; c < count; ++c) sums[c] += some[c];
-        }
-        for (std::int64_t c = 0; c < std::min(together, features_ - first); ++c)
-            features[first + c] = static_cast<float>(static_cast<double>(sums[c]) *
-                                                     double{features_scale_[static_cast<std::size_t>(first + c)]} /
-                                                     static_cast<double>(places));
+void Int8Network::average(const std::uint8_t* map, std::int64_t frames, std::uint8_t* memory, float* features) const {
+    cpu::Int8SumParams p{};
+    p.x = map, p.places = joints_ * frames, p.channels = int8_padded(features_);
+    p.sums = reinterpret_cast<std::int64_t*>(memory);
+    kernels_->sum(p, 0, p.channels / int8_quad);
+    for (std::int64_t c = 0; c < features_; ++c) {
+        const double step = features_scale_[static_cast<std::size_t>(c)];
+        features[c] = static_cast<float>(static_cast<double>(p.sums[c]) * step / static_cast<double>(p.places));
     }
 }
 

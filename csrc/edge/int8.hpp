@@ -22,8 +22,11 @@ public:
     std::int64_t workspace_bytes(std::int64_t frames) const;
     // All of them but the maps; the workspace is `memory`.
     cpu::Int8BlockParams params(std::int64_t block, std::int64_t frames, std::uint8_t* memory) const;
-    // The mean of the codes of each channel, of a row of the last map: features.
-    void average(const std::uint8_t* map, std::int64_t frames, float* features) const;
+    // scale and shift of the input, (V, C padded).
+    const float* input_scale() const { return input_scale_.data(); }
+    const float* input_shift() const { return input_shift_.data(); }
+    // The mean of each channel, of a row of the last map: features. `memory` is a workspace.
+    void average(const std::uint8_t* map, std::int64_t frames, std::uint8_t* memory, float* features) const;
 
 private:
     struct Layer {
@@ -50,7 +53,7 @@ private:
                          cpu::Int8BlockParams& p) const;
 
     std::int64_t joints_, channels_, features_;
-    std::vector<float> features_scale_;
+    std::vector<float> input_scale_, input_shift_, features_scale_;
     const cpu::Int8Kernels* kernels_;
     std::vector<PackedBlock> blocks_;
 };

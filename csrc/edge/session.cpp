@@ -264,8 +264,7 @@ void Session::forward_int8(const Int8Network& int8, std::int64_t rows, std::int6
     const auto bytes = [](float* memory) { return reinterpret_cast<std::uint8_t*>(memory); };
     std::uint8_t *x = bytes(maps_[0]), *out = bytes(maps_[1]);
     cpu::Int8InputParams input{};
-    input.clips = clips_, input.scale = model.input_scale.data(), input.shift = model.input_shift.data(),
-    input.x = maps_[0];
+    input.clips = clips_, input.scale = int8.input_scale(), input.shift = int8.input_shift(), input.x = maps_[0];
     input.joints = model.joints, input.frames = frames, input.channels = model.channels;
     input.x_joint = frames * cpu::int8_padded(model.channels);
     share_out(rows * frames,
@@ -282,7 +281,7 @@ void Session::forward_int8(const Int8Network& int8, std::int64_t rows, std::int6
     }
     const std::int64_t row_bytes = model.joints * frames * cpu::int8_padded(network_->features());
     for (std::int64_t row = 0; row < rows; ++row)
-        int8.average(x + row * row_bytes, frames, features + row * network_->features());
+        int8.average(x + row * row_bytes, frames, bytes(workspaces_), features + row * network_->features());
 }
 
 // Whether a frame of it is finite and not all zero; counts those that are not finite.
