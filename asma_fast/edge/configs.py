@@ -17,6 +17,18 @@ class ExportConfig:
         None, "checkpoint of distill, or of finetune, semi or transfer of one encoder", positional=True
     )
     out: Path = option(Path("model.safetensors"), "model file to write")
+    precision: Literal["fp32", "int8"] = option("fp32", "int8: a quarter of the file, and faster; see --calibration")
+    calibration: Path | None = option(
+        None, "int8: a prepared store, such as the one trained on; ranges are chosen on clips of its training part"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.calibration is not None) != (self.precision == "int8"):
+            raise ValueError(
+                "precision int8 needs a store for calibration"
+                if self.precision == "int8"
+                else f"calibration is for precision int8, got {self.precision}"
+            )
 
 
 @dataclass(frozen=True)
