@@ -105,10 +105,9 @@ void multiply_rows(Product p) {
         p.quads *= p.taps, p.taps = 1;  // taps that follow each other are one
     const std::int64_t panels = (p.columns + int8_panel - 1) / int8_panel;
     std::int64_t panel = 0;
-    if constexpr (most_panels == 4) {
-        for (; panels - panel >= 4; panel += 4) multiply_panels<4>(p, panel);
+    if constexpr (most_panels == 3) {  // two at a time take the most rows: large weights are read least often
+        for (; panels - panel == 2 || panels - panel > 3; panel += 2) multiply_panels<2>(p, panel);
         if (panels - panel == 3) return multiply_panels<3>(p, panel);
-        if (panels - panel == 2) return multiply_panels<2>(p, panel);
     }
     for (; panel < panels; ++panel) multiply_panels<1>(p, panel);
 }

@@ -35,8 +35,8 @@ static inline std::int32_t load_four(const std::uint8_t* from) {
 
 #if defined(__AVX512BW__)
 
-inline constexpr int most_panels = 4, words = 32, floats = 16;
-template <int Panels> inline constexpr int most_rows = Panels == 1 ? 14 : Panels == 2 ? 13 : Panels == 3 ? 8 : 6;
+inline constexpr int most_panels = 3, words = 32, floats = 16;
+template <int Panels> inline constexpr int most_rows = Panels == 1 ? 14 : Panels == 2 ? 13 : 8;
 
 using Sums = __m512i;
 using Columns = __m512i;
