@@ -18,14 +18,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_BINDINGS = "WVu"  # weak function, weak object, unique global: what several objects may define
 
 
-def _build() -> tuple[list[str], dict[str, list[str]]]:
-    """The kernel sources, and each instruction set's flags, as CMakeLists.txt has them."""
+def _build() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Sources and flags of each set of kernels, as CMakeLists.txt has them; int8 kernels as ``int8:ISA``."""
     lists = ROOT / "CMakeLists.txt"
     if not lists.is_file():
-        return [], {}
+        return {}, {}
     text = lists.read_text()
-    match = re.search(r"set\(ASMA_KERNEL_SOURCES\s+([^)]*)\)", text)
-    assert match, "CMakeLists.txt has no list of kernel sources"
+    sources = []
+    for kind in ("KERNEL", "INT8"):
+        match = re.search(rf"set\(ASMA_{kind}_SOURCES\s+([^)]*)\)", text)
+        assert match, f"CMakeLists.txt has no list ASMA_{kind}_SOURCES"
+        sources.append(match[1].split())
     flags = {
         isa: [
             f"-DASMA_ISA={isa}",
@@ -38,7 +41,11 @@ def _build() -> tuple[list[str], dict[str, list[str]]]:
             r"^\s*asma_kernels\((\w+) (\w+) (\d+) (\d+)([^)]*)\)", text, re.M
         )
     }
-    return match[1].split(), flags
+    int8 = {
+        f"int8:{isa}": [f"-DASMA_ISA={isa}", *extra.split()]
+        for isa, extra in re.findall(r"^\s*asma_int8_kernels\((\w+)([^)]*)\)", text, re.M)
+    }
+    return {**dict.fromkeys(flags, sources[0]), **dict.fromkeys(int8, sources[1])}, {**flags, **int8}
 
 
 SOURCES, FLAGS = _build()
@@ -75,10 +82,11 @@ def _shared_symbols(compiler: str, source: Path, flags: list[str], isa: str, fol
 
 @pytest.mark.parametrize("isa", sorted(FLAGS) or ["generic"])
 def test_kernels_share_no_code_between_instruction_sets(isa, tmp_path):
-    compiler = _compiler(isa)
-    assert {"generic", "generic_f64"} <= FLAGS.keys()
-    for source in SOURCES:
-        shared = _shared_symbols(compiler, ROOT / source, FLAGS[isa], isa, tmp_path)
+    name = isa.removeprefix("int8:")
+    compiler = _compiler(name)
+    assert {"generic", "generic_f64", "int8:generic", "int8:avxvnni", "int8:neon_dotprod"} <= FLAGS.keys()
+    for source in SOURCES[isa]:
+        shared = _shared_symbols(compiler, ROOT / source, FLAGS[isa], name, tmp_path)
         assert not shared, f"{source} defines, for {isa}, what another instruction set may replace: {shared}"
 
 

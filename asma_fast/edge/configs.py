@@ -18,6 +18,18 @@ class ExportConfig:
     )
     out: Path = option(Path("model.safetensors"), "model file to write; *.onnx: for other runtimes")
     rate: float | None = option(None, "frames a second of the training clips, for streams that run frame by frame")
+    precision: Literal["fp32", "int8"] = option("fp32", "int8: a quarter of the file, and faster; see --calibration")
+    calibration: Path | None = option(
+        None, "int8: a prepared store, such as the one trained on; ranges are chosen on clips of its training part"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.calibration is not None) != (self.precision == "int8"):
+            raise ValueError(
+                "precision int8 needs a store for calibration"
+                if self.precision == "int8"
+                else f"calibration is for precision int8, got {self.precision}"
+            )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from asma_fast._files import replacing
 from asma_fast.data import Preprocessing
 from asma_fast.data.tensor_file import header
 from asma_fast.edge.onnx_session import KEY
+from asma_fast.edge.quantise import calibration_clips, quantised
 from asma_fast.nn import STGCN, AlignedEncoders, Classifier, FeatureAlignment, TemporalConv
 from asma_fast.nn._batch_norm import has_no_hooks
 from asma_fast.nn.block import STGCNBlock
@@ -28,7 +29,7 @@ FORMAT = 1
 MOST_BODIES = 64
 RATES = (0.01, 1e6)
 
-Tensors = dict[str, NDArray[np.float32]]
+Tensors = dict[str, NDArray[Any]]
 Wide = NDArray[np.float64]
 
 
@@ -38,9 +39,16 @@ def write_model(
     preprocessing: Preprocessing | None,
     bodies: int,
     class_names: Sequence[str] | None,
+    precision: str = "fp32",
+    calibration: Any = None,
     rate: float | None = None,
 ) -> Path:
     """See :func:`asma_fast.edge.export`."""
+    if precision not in ("fp32", "int8"):
+        raise ValueError(f"precision must be 'fp32' or 'int8', got {precision!r}")
+    if (calibration is not None) != (precision == "int8"):
+        wanted = "needs" if precision == "int8" else "takes no"
+        raise ValueError(f"precision {precision!r} {wanted} calibration clips")
     if type(model) is not Classifier or type(model.encoder) is not STGCN:
         inside = f" over {type(model.encoder).__name__}" if isinstance(model, Classifier) else ""
         raise TypeError(
@@ -58,9 +66,11 @@ def write_model(
     network, tensors = fold(encoder)
     _add(tensors, "head.weight", _wide(model.head.weight))
     _add(tensors, "head.bias", _wide(model.head.bias))
+    if precision == "int8":
+        tensors = quantised(tensors, network, calibration_clips(calibration, network))
     description = {
         "format": FORMAT,
-        "precision": "fp32",
+        "precision": precision,
         "classes": names,
         "skeleton": asdict(encoder.skeleton),
         "preprocessing": None if preprocessing is None else _recipe(preprocessing, bodies, encoder.skeleton),
@@ -200,6 +210,7 @@ def _recipe(recipe: Preprocessing, bodies: int, skeleton: Skeleton) -> dict[str,
 
 def _write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(header({name: (array.dtype, array.shape) for name, array in tensors.items()}, metadata))
-        for array in tensors.values():
+        ordered = sorted(tensors.items(), key=lambda one: -one[1].itemsize)  # so that each lies on its own boundary
+        file.write(header({name: (array.dtype, array.shape) for name, array in ordered}, metadata))
+        for _, array in ordered:
             file.write(array.tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from asma_fast.edge import Prediction, Session, export, export_onnx
 from asma_fast.edge.configs import ClassifyConfig, ExportConfig
 from asma_fast.skeleton import Skeleton
 
+if TYPE_CHECKING:
+    import torch
+
 
 def export_checkpoint(config: ExportConfig) -> Path:
     """Writes the classifier of a checkpoint as a model file, with its preprocessing and the names of its classes; where
@@ -23,7 +27,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
     Raises
     ------
     ValueError
-        If none is named, or it reads a stream that is not made of a recording by preprocessing alone.
+        If none is named, it reads a stream that is not made of a recording by preprocessing alone, or the store for
+        calibration does not fit it.
     CheckpointError
         If the file is damaged, or holds no classifier.
     TypeError
@@ -41,6 +46,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
     if config.out.suffix == ".onnx":
         if config.rate is not None:
             raise ValueError(f"rate is for streams of the engine, which an ONNX file has none of; got {config.rate}")
+        if config.precision != "fp32":
+            raise ValueError(f"an ONNX file is fp32: its runtime's own tools make {config.precision} of it")
         return export_onnx(model, config.out, class_names=record["classes"])
     stream = record.get("stream", "joint")
     if stream != "joint":
@@ -54,8 +61,25 @@ def export_checkpoint(config: ExportConfig) -> Path:
         preprocessing=Preprocessing.from_dict(record["preprocessing"]),
         bodies=record["bodies"],
         class_names=record["classes"],
+        precision=config.precision,
+        calibration=None if config.calibration is None else _calibration_clips(config.calibration, config, record),
         rate=config.rate,
     )
+
+
+def _calibration_clips(store: Path, config: ExportConfig, record: dict[str, Any]) -> torch.Tensor:
+    """Some of the store's training clips, prepared as the network's were."""
+    import torch
+
+    from asma_fast.edge.quantise import MOST_BODIES
+    from asma_fast.training.configs_measure import PredictConfig
+    from asma_fast.training.models import check_fits
+    from asma_fast.training.parts import any_clips
+
+    assert config.checkpoint is not None
+    _, _, clips = any_clips(PredictConfig(data=store), [record], "train", config.checkpoint)
+    check_fits(config.checkpoint, record, clips)
+    return clips.batch(torch.linspace(0, len(clips) - 1, min(len(clips), MOST_BODIES)).round().long()).x
 
 
 @dataclass(frozen=True)

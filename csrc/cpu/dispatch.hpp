@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/int8_block.hpp"
 #include "cpu/kernels.hpp"
 
 namespace asma::cpu {
@@ -20,6 +21,9 @@ template <> const KernelTable<double>& kernels<double>();
 template <class Real> const KernelTable<Real>& kernels(std::int64_t columns);
 template <> const KernelTable<float>& kernels<float>(std::int64_t columns);
 template <> const KernelTable<double>& kernels<double>(std::int64_t columns);
+
+// Those of int8 inference. avxvnni, avx512vnni and neon_dotprod differ from avx2, avx512 and neon in these alone.
+const Int8Kernels& int8_kernels();
 
 const char* instruction_set();
 std::vector<std::string> available_instruction_sets();  // best last

@@ -111,6 +111,7 @@ FrameEngine::FrameEngine(std::shared_ptr<const Network> network, const FrameSett
 }
 
 void FrameEngine::check_causal(const Network& network) {
+    if (network.int8()) throw Error("a continual stream runs float32 models, this one is int8: mode window runs it");
     std::int64_t index = 0;
     for (const PackedBlock& block : network.blocks()) {
         const ConvLayer& conv = block.convs[0].layer();

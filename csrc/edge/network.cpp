@@ -107,6 +107,7 @@ Network::Network(Model model, std::int64_t most_frames) : model_(std::move(model
                     std::to_string(most_frames));
     if (model_.recipe) most_frames_ = most_frames = std::max(most_frames, model_.recipe->frames);
     features_ = model_.features();
+    if (model_.int8) int8_ = std::make_unique<Int8Network>(model_);
     std::int64_t frames = most_frames;
     for (Block& block : model_.blocks) {
         PackedBlock& packed = blocks_.emplace_back();

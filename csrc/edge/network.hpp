@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "cpu/temporal_conv_plan.hpp"
+#include "edge/int8.hpp"
 #include "edge/model.hpp"
 
 namespace asma::edge {
@@ -58,7 +60,8 @@ public:
     Network(Model model, std::int64_t most_frames);
 
     const Model& model() const { return model_; }
-    const std::vector<PackedBlock>& blocks() const { return blocks_; }
+    const std::vector<PackedBlock>& blocks() const { return blocks_; }  // none of an int8 model
+    const Int8Network* int8() const { return int8_.get(); }             // null of an fp32 model
     std::int64_t most_frames() const { return most_frames_; }
     std::int64_t features() const { return features_; }
     std::int64_t classes() const { return static_cast<std::int64_t>(model_.classes.size()); }
@@ -67,6 +70,7 @@ private:
     Model model_;  // without the blocks' weights
     std::int64_t most_frames_, features_;
     std::vector<PackedBlock> blocks_;
+    std::unique_ptr<const Int8Network> int8_;
 };
 
 }  // namespace asma::edge

@@ -23,6 +23,10 @@ std::int64_t whole_lines(std::int64_t count) {
     return checked_sum(count, line - 1) / line * line;
 }
 
+std::int64_t floats_of(std::int64_t bytes) {
+    return checked_sum(bytes, sizeof(float) - 1) / static_cast<std::int64_t>(sizeof(float));
+}
+
 std::int64_t graph_width(const GraphLayer& graph) {
     return (graph.channels + quad - 1) / quad * quad;
 }
@@ -118,6 +122,11 @@ Session::Session(std::shared_ptr<const Network> network, std::int64_t most_rows,
         for (const PackedConv& conv : block.shortcut) measure(conv, frames);
         for (const PackedConv& conv : block.convs) frames = measure(conv, frames);
     }
+    const Int8Network* const int8 = network_->int8();
+    if (int8) {
+        map = floats_of(int8->map_bytes(most_rows, most));
+        workspace_ = floats_of(int8->workspace_bytes(most));
+    }
     workspace_ = whole_lines(workspace_);
     const std::int64_t clip = checked_product({most, joints, model.channels}), width = network_->features();
     std::int64_t total = line;
@@ -128,7 +137,7 @@ Session::Session(std::shared_ptr<const Network> network, std::int64_t most_rows,
     };
     const std::int64_t clips_at = reserve(checked_product({most_rows, clip}));
     std::int64_t maps_at[4];
-    for (std::int64_t& at : maps_at) at = reserve(map);
+    for (int i = 0; i < 4; ++i) maps_at[i] = int8 && i >= 2 ? 0 : reserve(map);
     const std::int64_t features_at = reserve(checked_product({most_rows, width}));
     const std::int64_t pooled_at = reserve(3 * width + 2), empty_at = reserve(checked_product({most, width}));
     const std::int64_t workspaces_at = reserve(checked_product({threads, workspace_}));
@@ -222,6 +231,7 @@ void Session::convolve(const PackedConv& conv, std::int64_t rows, std::int64_t f
 
 // Features (rows, D) of the first rows of clips_.
 void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
+    if (const Int8Network* const int8 = network_->int8()) return forward_int8(*int8, rows, frames, features);
     const std::int64_t joints = network_->model().joints;
     const float* x = clips_;
     float *out = maps_[0], *spare = maps_[1];
@@ -251,6 +261,32 @@ void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
     auto* const sums = reinterpret_cast<double*>(pooled_ + width + width % 2);
     for (std::int64_t row = 0; row < rows; ++row)
         average(x + row * places * width, places, width, width, features + row * width, sums);
+}
+
+// The same in int8: a block of one joint after the other.
+void Session::forward_int8(const Int8Network& int8, std::int64_t rows, std::int64_t frames, float* features) {
+    const Model& model = network_->model();
+    const auto bytes = [](float* memory) { return reinterpret_cast<std::uint8_t*>(memory); };
+    std::uint8_t *x = bytes(maps_[0]), *out = bytes(maps_[1]);
+    cpu::Int8InputParams input{};
+    input.clips = clips_, input.scale = int8.input_scale(), input.shift = int8.input_shift(), input.x = maps_[0];
+    input.joints = model.joints, input.frames = frames, input.channels = model.channels;
+    input.x_joint = frames * cpu::int8_padded(model.channels);
+    share_out(rows * frames,
+              [&](std::int64_t begin, std::int64_t end, std::int64_t) { int8.kernels().input(input, begin, end); });
+    for (std::int64_t i = 0; i < int8.blocks(); ++i) {
+        share_out(rows * model.joints, [&](std::int64_t begin, std::int64_t end, std::int64_t thread) {
+            cpu::Int8BlockParams mine = int8.params(i, frames, bytes(workspaces_ + thread * workspace_));
+            mine.x = x, mine.out = out;
+            if (i == 0) mine.first_x = maps_[0];
+            int8.kernels().block(mine, begin, end);
+        });
+        frames = int8.frames(i, frames);
+        std::swap(x, out);
+    }
+    const std::int64_t row_bytes = model.joints * frames * cpu::int8_padded(network_->features());
+    for (std::int64_t row = 0; row < rows; ++row)
+        int8.average(x + row * row_bytes, frames, bytes(workspaces_), features + row * network_->features());
 }
 
 // Whether a frame of it is finite and not all zero; counts those that are not finite.

@@ -51,6 +51,7 @@ private:
     void run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits);
 
     void forward(std::int64_t rows, std::int64_t frames, float* features);
+    void forward_int8(const Int8Network& int8, std::int64_t rows, std::int64_t frames, float* features);
     void convolve_graph(const PackedBlock& block, bool first, std::int64_t rows, std::int64_t frames, const float* x,
                         float* out);
     void convolve(const PackedConv& conv, std::int64_t rows, std::int64_t frames, const float* x, const float* residual,
@@ -65,7 +66,8 @@ private:
     int threads_;
     std::int64_t missing_ = 0;
     std::atomic<bool> busy_{false};
-    // One arena: the rows' clips, four maps, every thread's workspace, features, those of an empty body by length.
+    // One arena: the rows' clips, four maps (of an int8 network two, of bytes), every thread's workspace, features,
+    // those of an empty body by length.
     std::vector<float> arena_;
     std::vector<std::int32_t> lists_;
     std::vector<std::uint8_t> known_empty_;  // lengths

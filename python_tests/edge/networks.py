@@ -44,5 +44,10 @@ def logits_of(model: Classifier, given: NDArray[np.float32], dtype: torch.dtype)
     return result
 
 
+def int8_file(folder: Path, model: Classifier, given: NDArray[np.float32], **options) -> Path:
+    """Calibrated on these clips ``(N, M, T, V, C)``."""
+    return file_of(folder, model, precision="int8", calibration=given.transpose(0, 4, 2, 3, 1), **options)
+
+
 def file_of(folder: Path, model: Classifier, **options) -> Path:
     return export(model, folder / "model.safetensors", **options)

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from edge.networks import clips, file_of, logits_of, network
+from edge.int8_reference import Reference
+from edge.networks import clips, file_of, int8_file, logits_of, network
 from ops.contract import assert_within_budget, instruction_set, instruction_sets
 
 from asma_fast import Skeleton, __version__
@@ -115,6 +116,28 @@ def test_the_program_says_what_a_session_says(kind, library, tmp_path):
                 with instruction_set(isa):
                     wanted = Session(path, max_clips=3).run(given, preprocessed=True)
                 np.testing.assert_array_equal(logits, wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_int8_says_the_same_bits_on_every_cpu(kind, library, tmp_path):
+    given, numbers = clips(3, 2, 50), tmp_path / "clips.f32"
+    given[1, 0] = 0
+    given.tofile(numbers)
+    path = int8_file(tmp_path, network(**KINDS[kind]), given)
+    wanted = Reference(path).logits(given)
+
+    def said(on: Installed, isa: str, refused: bool = False) -> str:
+        return on.program("run", path, numbers, "-m", 2, "-t", 50, isa=isa, refused=refused)
+
+    machines = {library: instruction_sets(int8=True)}
+    if library.emulator:  # a Raspberry Pi 4's CPU has no dot products, a 5's has
+        old, new = (replace(library, emulator=(*library.emulator, "-cpu", f"cortex-a{model}")) for model in (72, 76))
+        machines = {old: ["generic", "neon", ""], new: ["neon", "neon_dotprod", ""]}
+        assert "instruction set 'neon_dotprod' is not supported by this CPU" in said(old, "neon_dotprod", refused=True)
+    for machine, sets in machines.items():
+        for isa in sets:
+            logits = np.array([line.split() for line in said(machine, isa).splitlines()], np.float32)
+            np.testing.assert_array_equal(logits, wanted, err_msg=isa)
 
 
 def test_the_example_and_the_program_name_the_class_of_a_recording(library, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edge.networks import SEVEN, clips, file_of, network
+from edge.networks import SEVEN, clips, file_of, int8_file, network
 from mutations import damaged
 from numpy.typing import NDArray
 from ops.contract import assert_within_budget, instruction_set, instruction_sets, pairwise
@@ -378,6 +378,9 @@ def test_settings_out_of_range_are_refused(settings, message, tmp_path):
 def test_models_that_cannot_run_frame_by_frame_are_refused(tmp_path):
     with pytest.raises(EdgeError, match=r"needs a causal network, .*; block 0 is padded by 2 frames on the left and 2"):
         session_of(tmp_path, network()).stream("continual")
+    whole = int8_file(tmp_path, causal(), clips(2, 2, 8), preprocessing=ASIS, bodies=2, rate=30.0)
+    with pytest.raises(EdgeError, match="runs float32 models, this one is int8: mode window runs it"):
+        Session(whole).stream("continual")
     with pytest.raises(EdgeError, match="the model tells of no preprocessing"):
         Session(file_of(tmp_path, causal(), rate=30.0)).stream("continual")
     untold = Session(file_of(tmp_path, causal(), preprocessing=ASIS, bodies=2))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from edge.networks import SEVEN, clips, file_of, network
+from edge.networks import SEVEN, clips, file_of, int8_file, network
 from mutations import damaged
 from torch import nn
 
@@ -57,8 +57,11 @@ def test_a_file_holds_the_parameters_that_inference_needs(tmp_path):
     assert len(data) == 4 * (inference_parameters(model) + zeros + biases)
 
 
-def test_damaged_files_are_refused_or_run(tmp_path):
-    content = file_of(tmp_path, network(channels=(2, 3), strides=(1, 2), taps=3)).read_bytes()
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_damaged_files_are_refused_or_run(precision, tmp_path):
+    model = network(channels=(2, 3), strides=(1, 2), taps=3)
+    path = file_of(tmp_path, model) if precision == "fp32" else int8_file(tmp_path, model, clips(1, 1, 4))
+    content = path.read_bytes()
     path, given, refused = tmp_path / "damaged.safetensors", clips(1, 1, 4), 0
     for changed in damaged(content, count=10_000):
         path.write_bytes(changed)
@@ -70,8 +73,11 @@ def test_damaged_files_are_refused_or_run(tmp_path):
     assert 5_000 < refused < 10_000
 
 
-def test_every_cut_is_refused(tmp_path):
-    content = file_of(tmp_path, network(channels=(2,), strides=(1,), taps=3)).read_bytes()
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_cut_is_refused(precision, tmp_path):
+    model = network(channels=(2,), strides=(1,), taps=3)
+    path = file_of(tmp_path, model) if precision == "fp32" else int8_file(tmp_path, model, clips(1, 1, 4))
+    content = path.read_bytes()
     path = tmp_path / "cut.safetensors"
     for length in range(0, len(content), 7):
         refusal(path, content[:length])
@@ -103,7 +109,8 @@ LIES = [
     (("network", "blocks", 0, "residual"), "half", "blocks.0.residual must be none, identity or convolution"),
     (("network", "blocks", 2, "residual"), "none", "tensor 'blocks.2.residual.bias' belongs to no layer"),
     (("format",), 2, "model.format must be 1: a newer release wrote this file"),
-    (("precision",), "int4", "model.precision must be fp32"),
+    (("precision",), "int4", "model.precision must be fp32 or int8"),
+    (("precision",), "int8", "tensor 'blocks.0.gather.zero' is missing"),
     (("rate",), "30", "model.rate must be a number of frames a second from 0.01 to 1000000"),
     (("rate",), 0, "model.rate must be a number of frames a second from 0.01 to 1000000, got 0"),
     (("classes",), ["a"], "tensor 'head.weight' must have shape"),
@@ -146,6 +153,70 @@ def test_a_tensor_that_lies_is_refused(key, value, message, tmp_path):
     header, description, data = parts(path.read_bytes())
     header["input.scale"][key] = value
     assert message in refusal(path, packed(header, description, data))
+
+
+INT8_LIES = [
+    ("blocks.1.conv.weight", (2, 1, 3), -128, "tensor 'blocks.1.conv.weight' must be from -127 to 127"),
+    ("blocks.2.graph.weight", (1, 2, 3), -128, "tensor 'blocks.2.graph.weight' must be from -127 to 127"),
+    ("blocks.1.conv.scale", 2, 0, "tensor 'blocks.1.conv.scale' must be positive"),
+    ("blocks.1.conv.scale", 2, -1, "tensor 'blocks.1.conv.scale' must be positive"),
+    ("blocks.1.conv.scale", 2, np.nan, "tensor 'blocks.1.conv.scale' must be finite"),
+    ("blocks.1.conv.scale", 2, 1e9, "blocks.1.conv has scales that take its sums beyond 2^30"),
+    ("blocks.1.conv.bias", 4, 2**31 - 1, "blocks.1.conv has sums beyond 32 bits"),
+    ("blocks.1.conv.bias", 4, -(2**31), "blocks.1.conv has sums beyond 32 bits"),
+    ("blocks.1.graph.bias", (6, 4), -(2**31), "blocks.1.graph has sums beyond 32 bits"),
+    ("blocks.1.residual.step", 0, 0, "tensor 'blocks.1.residual.step' must be positive"),
+    ("blocks.1.residual.step", 0, 1e10, "blocks.1.conv has scales that take its sums beyond 2^30"),
+    ("blocks.2.residual.scale", 0, np.inf, "tensor 'blocks.2.residual.scale' must be finite"),
+    ("blocks.0.adjacency", (0, 1, 2), np.nan, "tensor 'blocks.0.adjacency' must be finite"),
+    ("blocks.0.gather.zero", 1, 2**14, "tensor 'blocks.0.gather.zero' must be from 0 to 16383"),
+    ("blocks.0.graph.bias", (6, 4), 2**24, "blocks.0.graph has sums beyond 32 bits"),
+    ("blocks.1.adjacency", (0, 1, 2), 2**15 - 1, "blocks.1.gather has sums beyond 16 bits"),
+    ("blocks.1.adjacency", (0, 1, 2), -(2**15), "blocks.1.gather has sums beyond 16 bits"),
+    ("blocks.1.gather.scale", (0, 1), 0, "tensor 'blocks.1.gather.scale' must be positive"),
+    ("blocks.1.gather.zero", 1, -1, "tensor 'blocks.1.gather.zero' must be from 0 to 127"),
+    ("blocks.1.gather.zero", 1, 128, "tensor 'blocks.1.gather.zero' must be from 0 to 127"),
+    ("features.scale", 0, 0, "tensor 'features.scale' must be positive"),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value", "message"), INT8_LIES)
+def test_int8_numbers_that_lie_are_refused(name, place, value, message, tmp_path):
+    path = int8_file(tmp_path, network(), clips(2, 1, 9))
+    header, description, data = parts(path.read_bytes())
+    begin, end = header[name]["data_offsets"]
+    dtype = {"F32": np.float32, "I32": np.int32, "I16": np.int16, "I8": np.int8}[header[name]["dtype"]]
+    numbers = np.frombuffer(data[begin:end], dtype).reshape(header[name]["shape"]).copy()
+    numbers[place] = value
+    changed = data[:begin] + numbers.tobytes() + data[end:]
+    assert message in refusal(path, packed(header, description, changed))
+
+
+def test_what_int8_does_not_serve_is_refused(tmp_path):
+    path = int8_file(tmp_path, network(separable=True, channels=(4, 4), strides=(1, 2)), clips(2, 1, 9))
+    header, description, data = parts(path.read_bytes())
+
+    def refused(change: Callable[[dict, list[dict]], None]) -> str:
+        changed, told = copy.deepcopy(header), copy.deepcopy(description)
+        change(changed, told["network"]["blocks"])
+        return refusal(path, packed(changed, told, data))
+
+    def two_groups(header: dict, blocks: list[dict]) -> None:
+        blocks[0]["pointwise"]["groups"] = 2
+        header["blocks.0.pointwise.weight"]["shape"] = [8, 2, 1]
+
+    assert "blocks.0.pointwise.groups of int8 must be 1 or as many as its channels" in refused(two_groups)
+
+    def by_channel(header: dict, blocks: list[dict]) -> None:
+        blocks[0]["pointwise"] = {**blocks[0]["conv"], "taps": 4, "left": 2, "right": 1}
+        header["blocks.0.pointwise.weight"]["shape"] = [4, 1, 4]
+
+    assert "blocks.0: pointwise and shortcut of int8 must have one tap and one group" in refused(by_channel)
+
+    def adds(header: dict, blocks: list[dict]) -> None:
+        blocks[0]["residual"] = "convolution"
+
+    assert "blocks.0: the first block of int8 must have no residual" in refused(adds)
 
 
 def test_other_files_are_refused(tmp_path):

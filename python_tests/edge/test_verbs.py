@@ -52,6 +52,18 @@ def test_export_keeps_preprocessing_bodies_and_names(checkpoint, tmp_path, capsy
         assert [found[name] for name in store.classes] == pytest.approx(wanted.probabilities[place], abs=1e-5)
 
 
+def test_export_calibrates_int8_on_a_store(checkpoint, tmp_path, capsys):
+    path, store = tmp_path / "student.safetensors", checkpoint.parents[1] / "toy.safetensors"
+    assert main(["export", str(checkpoint), "--out", str(path), "--precision=int8", f"--calibration={store}"]) == 0
+    assert capsys.readouterr().out == f"model file: {path}\n"
+    session, clips = Session(path, max_frames=50), Store.open(store)
+    assert session.description["precision"] == "int8"
+    wanted = predict(build(PredictConfig, ("test", {"path": store, "checkpoint": checkpoint})))
+    for place in range(len(clips)):
+        found = {one.name: one.probability for one in session.classify(clips[place].frames)}
+        assert [found[name] for name in clips.classes] == pytest.approx(wanted.probabilities[place], abs=0.05)
+
+
 def test_classify_names_a_raw_recording(tmp_path, capsys):
     recording, model = tmp_path / "S001C001P001R001A003.skeleton", tmp_path / "model.safetensors"
     recording.write_text(document([1, 2, 1, 1, 2, 1]))
@@ -76,11 +88,18 @@ def test_what_cannot_be_exported_or_classified_is_refused(checkpoint, tmp_path, 
 
     assert "name a checkpoint" in refused("export")
     assert "name the raw file of a recording" in refused("classify")
+    assert "precision int8 needs a store for calibration" in refused("export", checkpoint, "--precision=int8")
+    assert "calibration is for precision int8, got fp32" in refused("export", checkpoint, "--calibration", "x")
+    assert "cannot" in refused("export", checkpoint, "--precision=int8", "--calibration", tmp_path / "no.safetensors")
     assert "has no head to name classes" in refused("export", checkpoint.parents[1] / "run" / "hl.safetensors")
     tensors, record = load_checkpoint(checkpoint)
     save_checkpoint(tmp_path / "motion.safetensors", tensors, {**record, "stream": "motion"})
     assert "reads the stream 'motion'" in refused("export", tmp_path / "motion.safetensors")
     assert "rate is for streams" in refused("export", checkpoint, "--out", tmp_path / "model.onnx", "--rate", 30)
+    store, onnx = checkpoint.parents[1] / "toy.safetensors", tmp_path / "model.onnx"
+    assert "an ONNX file is fp32" in refused(
+        "export", checkpoint, "--out", onnx, "--precision=int8", "--calibration", store
+    )
     recording = tmp_path / "S001C001P001R001A003.skeleton"
     recording.write_text(document([1, 1]))
     assert "model.safetensors: cannot be opened" in refused(
