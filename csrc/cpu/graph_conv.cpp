@@ -6,7 +6,6 @@
 //   z[t, w, k, c] = Σ_v A[k, v, w] · x̂[t, v, c]
 //   out[t, w, o]  = Σ_k Σ_c z[t, w, k, c] · W[k, o, c] + Σ_k (Σ_v A[k, v, w]) · bias[k, o]
 #include "cpu/conv_rows.hpp"
-#include "cpu/frame_rows.hpp"
 #include "cpu/graph_conv_rows.hpp"
 #include "cpu/statistics.hpp"
 
@@ -56,53 +55,6 @@ void graph_conv(const GraphConvParams<real>& p, std::int64_t begin, std::int64_t
         if (p.work.sums)
             add_channel_sums(out, p.out_channels, product.rows, p.out_channels, p.work.sums,
                              p.work.sums + p.out_channels);
-    }
-}
-
-// ---- one frame of a stream: few rows and little work, so that nothing is planned, listed or copied here ----
-
-namespace {
-
-inline void relu_twice(real* out, real* copy, std::int64_t count) {
-    std::int64_t n = 0;
-    for (; n + lanes <= count; n += lanes) {
-        const Vec value = relu(load(out + n));
-        store(out + n, value);
-        store(copy + n, value);
-    }
-    for (; n < count; ++n) copy[n] = out[n] = relu(out[n]);
-}
-
-}  // namespace
-
-void frame_graph(const FrameGraphParams<real>& p, std::int64_t begin, std::int64_t end) {
-    const bool one_pass = in_one_pass(p.width);
-    const std::int64_t part = one_pass ? p.channels : p.width, frame = p.joints * p.out_width;
-    if (begin == 0) {
-        GraphConvParams<real> graph{};
-        graph.joints = p.joints, graph.channels = p.channels, graph.width = p.width, graph.parts = p.parts;
-        graph.block = p.bodies;
-        graph.work.into = p.into, graph.work.gathered = p.gathered, graph.work.packed_frame = p.packed_frame;
-        clear_lone_targets(graph, part);
-        gather(graph, {p.x, p.joints * p.width, p.width}, p.bodies, part);
-        for (std::int64_t body = 0; body < p.bodies; ++body)
-            __builtin_memcpy(p.out + body * frame, p.joint_bias, static_cast<std::size_t>(frame) * sizeof(real));
-    }
-    RowProduct product{};
-    product.source = p.gathered, product.out = p.out, product.packed = p.packed, product.accumulate = true;
-    product.source_row = p.parts * p.width, product.source_tap = p.width, product.out_row = p.out_width;
-    product.rows = p.bodies * p.joints, product.tap_step = 1;
-    product.channels = one_pass ? p.parts * p.channels : p.channels;
-    product.packed_taps = product.taps = one_pass ? 1 : p.parts;
-    const Columns range = columns_of(begin, end, p.out_channels);
-    multiply_rows(product, range.begin, range.end);
-    const Stretch whole = stretch_of(range, p.out_channels, p.out_width, product.rows);
-    for (std::int64_t r = 0; r < whole.rows; ++r) {
-        real* const out = p.out + whole.begin + r * p.out_width;
-        if (p.copy)
-            relu_twice(out, p.copy + whole.begin + r * p.out_width, whole.count);
-        else
-            add_residual(out, nullptr, true, whole.count);
     }
 }
 

@@ -4,7 +4,6 @@
 #include "cpu/temporal_conv.hpp"
 
 #include "cpu/conv_rows.hpp"
-#include "cpu/frame_rows.hpp"
 #include "cpu/micro_kernel.hpp"
 
 namespace asma::cpu::ASMA_ISA {
@@ -223,61 +222,6 @@ void add_sums_grad(const AddSumsGradParams<real>& p, std::int64_t begin, std::in
         const std::int64_t first = block * sums_grad_rows, left = p.rows - first, at = first * p.columns;
         add_sums_grad(p.g + at, p.y + at, left < sums_grad_rows ? left : sums_grad_rows, p.columns, p.sums_grad,
                       p.out + at);
-    }
-}
-
-// ---- one frame of a stream ----
-
-namespace {
-
-// Σ_tap by_tap[tap, n] · source_tap[r, n] + bias[n]
-void convolve_channels(const FrameConvParams<real>& p, const Columns& range) {
-    for (std::int64_t r = 0; r < p.rows; ++r) {
-        const real* const source = p.source + r * p.width;
-        real* const out = p.out + r * p.out_width;
-        const real* const residual = p.residual ? p.residual + r * p.out_width : nullptr;
-        std::int64_t n = range.begin;
-        for (; n + lanes <= range.end; n += lanes) {
-            Vec sum = load(p.by_tap + n) * load(source + n);
-            for (std::int64_t tap = 1; tap < p.taps; ++tap)
-                sum += load(p.by_tap + tap * p.groups + n) * load(source + tap * p.source_tap + n);
-            sum += load(p.bias + n);
-            if (residual) sum += load(residual + n);
-            store(out + n, p.relu ? relu(sum) : sum);
-        }
-        for (; n < range.end; ++n) {
-            real sum = 0;
-            for (std::int64_t tap = 0; tap < p.taps; ++tap)
-                sum += p.by_tap[tap * p.groups + n] * source[tap * p.source_tap + n];
-            sum += p.bias[n];
-            if (residual) sum += residual[n];
-            out[n] = p.relu ? relu(sum) : sum;
-        }
-    }
-}
-
-}  // namespace
-
-void frame_conv(const FrameConvParams<real>& p, std::int64_t begin, std::int64_t end) {
-    if (p.by_tap) return convolve_channels(p, columns_of(begin, end, p.groups));
-    const std::int64_t a_group = slabs(p.columns);
-    for (std::int64_t item = begin; item < end;) {
-        const std::int64_t group = item / a_group, stop = (group + 1) * a_group < end ? (group + 1) * a_group : end;
-        const Columns range = columns_of(item - group * a_group, stop - group * a_group, p.columns);
-        RowProduct product{};
-        product.source = p.source + group * p.channels, product.out = p.out + group * p.columns;
-        product.packed = p.packed + group * p.packed_group, product.bias = p.bias + group * p.columns;
-        product.source_row = p.width, product.source_tap = p.source_tap, product.out_row = p.out_width;
-        product.rows = p.rows, product.channels = p.channels;
-        product.packed_taps = product.taps = p.taps, product.tap_step = 1;
-        multiply_rows(product, range.begin, range.end);
-        Stretch whole{range.begin + group * p.columns, range.end - range.begin, p.rows};
-        if (p.groups == 1) whole = stretch_of(range, p.columns, p.out_width, p.rows);
-        for (std::int64_t r = 0; (p.residual || p.relu) && r < whole.rows; ++r) {
-            const std::int64_t at = whole.begin + r * p.out_width;
-            add_residual(p.out + at, p.residual ? p.residual + at : nullptr, p.relu, whole.count);
-        }
-        item = stop;
     }
 }
 

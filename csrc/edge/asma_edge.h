@@ -98,7 +98,8 @@ typedef struct asma_edge_stream_settings {
 /* To be changed where others are wanted. */
 ASMA_EDGE_API asma_edge_stream_settings asma_edge_stream_defaults(void);
 
-/* The stream keeps what it needs of the session, and runs as one of its calls: not while another is at work. */
+/* The stream keeps what it needs of the session. In mode window it runs as one of its calls: not while another is at
+ * work. */
 ASMA_EDGE_API asma_edge_stream* asma_edge_stream_open(const asma_edge_session* session,
                                                       const asma_edge_stream_settings* settings, char* error,
                                                       size_t error_size);

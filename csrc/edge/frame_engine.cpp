@@ -18,6 +18,7 @@ constexpr std::int64_t longest_period = 1 << 10, longest_reach = 1 << 14, most_p
 constexpr std::int64_t usual_frames = 50;  // of a training clip, where the recipe does not tell
 constexpr std::int64_t never = std::numeric_limits<std::int64_t>::min() / 2;
 constexpr std::int64_t most_rows = 128;   // joints × bodies in work at a time
+constexpr double unit_cost = 16'384;      // products that are worth what any unit takes
 constexpr double parts_of_a_period = 16;  // a unit takes at most such a share of it, where it can be cut
 enum Mark : std::uint8_t { active = 1, fill_rings = 2, fill_features = 4, counted = 8 };
 
@@ -195,7 +196,7 @@ void FrameEngine::lay_out() {
 }
 
 void FrameEngine::add_layer(Step step, std::int64_t phase, std::int64_t block, std::int64_t items, double cost) {
-    units_.push_back({step, phase, block, 0, items, cost});
+    units_.push_back({step, phase, block, 0, items, cost + unit_cost});
 }
 
 // The units of a period in the order in which its frames bring them, and how many are done after each frame.
@@ -208,7 +209,7 @@ void FrameEngine::plan(bool spread) {
         for (const Block& block : blocks_) {
             if (phase % block.every) break;
             const GraphLayer& graph = block.packed->graph;
-            const double gathering = static_cast<double>(graph.parts * block.width) * 4;
+            const double gathering = static_cast<double>(graph.parts * block.width) * 12;
             add_layer(Step::graph, phase, index, cpu::slabs(graph.columns),
                       joints * (static_cast<double>(graph.parts * graph.channels * graph.columns) + gathering));
             if (phase % (block.every * block.stride)) break;
