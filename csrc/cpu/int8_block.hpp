@@ -16,8 +16,7 @@ inline constexpr int int8_most = 127, int8_first_most = (1 << 14) - 1;  // codes
 inline constexpr int int8_first_bits = 7, int8_first_unit = 1 << int8_first_bits;
 inline constexpr std::int64_t int8_quad = 4;    // channels whose products one lane sums
 inline constexpr std::int64_t int8_panel = 16;  // columns
-inline constexpr std::int64_t int8_slack =
-    64;  // bytes behind a map or a buffer that may be read, or in a buffer written
+inline constexpr std::int64_t int8_slack = 64;  // bytes behind a map that are read, behind a buffer also written
 
 static constexpr std::int64_t int8_padded(std::int64_t channels) {
     return (channels + int8_quad - 1) / int8_quad * int8_quad;

@@ -13,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/int8_block.hpp"
+
 #if defined(__AVX2__)
 #pragma GCC diagnostic push  // GCC 12 warns of its own header, where a register is left as it was
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -24,8 +26,6 @@
 #endif
 
 namespace asma::cpu::ASMA_ISA {
-
-inline constexpr int largest_code = 127, largest_first = (1 << 14) - 1, first_bits = 7;
 
 static inline std::int32_t load_four(const std::uint8_t* from) {
     std::int32_t four;
@@ -63,7 +63,7 @@ static inline void multiply(Sums& sums, Quad x, Weights w) {
 }
 
 static inline Sums shifted(Sums sums) {
-    return _mm512_slli_epi32(sums, first_bits);
+    return _mm512_slli_epi32(sums, int8_first_bits);
 }
 static inline Columns finish(Sums sums) {
     return sums;
@@ -103,7 +103,7 @@ static inline Words add_product(Words sum, Words a, Words b) {
 }
 static inline void store_words(std::uint8_t* to, Words sum, Words scale, Words zero) {
     Words codes = _mm512_add_epi16(_mm512_mulhrs_epi16(sum, scale), zero);
-    codes = _mm512_min_epi16(_mm512_max_epi16(codes, _mm512_setzero_si512()), _mm512_set1_epi16(largest_code));
+    codes = _mm512_min_epi16(_mm512_max_epi16(codes, _mm512_setzero_si512()), _mm512_set1_epi16(int8_most));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(codes));
 }
 
@@ -118,9 +118,10 @@ static inline Floats add_product(Floats sum, Floats a, Floats b) {
     return _mm512_add_ps(sum, _mm512_mul_ps(a, b));
 }
 static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
-    sum = _mm512_min_ps(_mm512_max_ps(sum, _mm512_setzero_ps()), same_float(largest_first));
-    const __m512i codes = _mm512_cvtps_epi32(sum), low = _mm512_and_si512(codes, _mm512_set1_epi32(largest_code));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(upper), _mm512_cvtepi32_epi8(_mm512_srli_epi32(codes, first_bits)));
+    sum = _mm512_min_ps(_mm512_max_ps(sum, _mm512_setzero_ps()), same_float(int8_first_most));
+    const __m512i codes = _mm512_cvtps_epi32(sum), low = _mm512_and_si512(codes, _mm512_set1_epi32(int8_most));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(upper),
+                     _mm512_cvtepi32_epi8(_mm512_srli_epi32(codes, int8_first_bits)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(lower), _mm512_cvtepi32_epi8(low));
 }
 
@@ -169,7 +170,7 @@ static inline void multiply(Sums& sums, Quad x, const Weights& w) {
 }
 
 static inline Sums shifted(const Sums& sums) {
-    return {_mm256_slli_epi32(sums.low, first_bits), _mm256_slli_epi32(sums.high, first_bits)};
+    return {_mm256_slli_epi32(sums.low, int8_first_bits), _mm256_slli_epi32(sums.high, int8_first_bits)};
 }
 static inline Columns finish(const Sums& sums) {
     return sums;
@@ -191,7 +192,7 @@ static inline void multiply_columns(Columns& sums, const std::uint8_t* x, const 
 // Sixteen numbers of two vectors of int16, saturated to 0..127, in order.
 static inline __m128i codes_of(__m256i numbers) {
     const __m128i codes = _mm_packus_epi16(_mm256_castsi256_si128(numbers), _mm256_extracti128_si256(numbers, 1));
-    return _mm_min_epu8(codes, _mm_set1_epi8(largest_code));
+    return _mm_min_epu8(codes, _mm_set1_epi8(int8_most));
 }
 
 static inline void store_columns(std::uint8_t* to, const Columns& sums, const float* scale,
@@ -241,10 +242,10 @@ static inline Floats add_product(Floats sum, Floats a, Floats b) {
     return _mm256_add_ps(sum, _mm256_mul_ps(a, b));
 }
 static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
-    sum = _mm256_min_ps(_mm256_max_ps(sum, _mm256_setzero_ps()), same_float(largest_first));
+    sum = _mm256_min_ps(_mm256_max_ps(sum, _mm256_setzero_ps()), same_float(int8_first_most));
     const __m256i codes = _mm256_cvtps_epi32(sum);
     const __m128i eight = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
-    const __m128i high = _mm_srli_epi16(eight, first_bits), low = _mm_and_si128(eight, _mm_set1_epi16(largest_code));
+    const __m128i high = _mm_srli_epi16(eight, int8_first_bits), low = _mm_and_si128(eight, _mm_set1_epi16(int8_most));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(upper), _mm_packus_epi16(high, high));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(lower), _mm_packus_epi16(low, low));
 }
@@ -329,7 +330,7 @@ static inline Columns finish(const Sums& sums) {
 
 static inline Sums shifted(Sums sums) {
 #pragma GCC unroll 8
-    for (int32x4_t& four : sums.v) four = vshlq_n_s32(four, first_bits);
+    for (int32x4_t& four : sums.v) four = vshlq_n_s32(four, int8_first_bits);
     return sums;
 }
 
@@ -360,7 +361,7 @@ static inline void store_columns(std::uint8_t* to, const Columns& sums, const fl
     }
     const int16x8_t low = vcombine_s16(vqmovn_s32(rounded[0]), vqmovn_s32(rounded[1]));
     const int16x8_t high = vcombine_s16(vqmovn_s32(rounded[2]), vqmovn_s32(rounded[3]));
-    const uint8x16_t codes = vminq_u8(vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)), vdupq_n_u8(largest_code));
+    const uint8x16_t codes = vminq_u8(vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)), vdupq_n_u8(int8_most));
     if (width >= 16) {
         vst1q_u8(to, codes);
     } else {
@@ -381,7 +382,7 @@ static inline Words add_product(Words sum, Words a, Words b) {
 }
 static inline void store_words(std::uint8_t* to, Words sum, Words scale, Words zero) {
     const Words codes = vaddq_s16(vqrdmulhq_s16(sum, scale), zero);
-    vst1_u8(to, vmin_u8(vqmovun_s16(codes), vdup_n_u8(largest_code)));
+    vst1_u8(to, vmin_u8(vqmovun_s16(codes), vdup_n_u8(int8_most)));
 }
 
 using Floats = float32x4_t;
@@ -395,9 +396,9 @@ static inline Floats add_product(Floats sum, Floats a, Floats b) {
     return vaddq_f32(sum, vmulq_f32(a, b));
 }
 static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
-    sum = vminq_f32(vmaxnmq_f32(sum, vdupq_n_f32(0.0F)), same_float(largest_first));
-    const uint16x4_t codes = vmovn_u32(vcvtnq_u32_f32(sum)), low = vand_u16(codes, vdup_n_u16(largest_code));
-    const uint16x8_t halves = vcombine_u16(vshr_n_u16(codes, first_bits), low);
+    sum = vminq_f32(vmaxnmq_f32(sum, vdupq_n_f32(0.0F)), same_float(int8_first_most));
+    const uint16x4_t codes = vmovn_u32(vcvtnq_u32_f32(sum)), low = vand_u16(codes, vdup_n_u16(int8_most));
+    const uint16x8_t halves = vcombine_u16(vshr_n_u16(codes, int8_first_bits), low);
     const uint32x2_t both = vreinterpret_u32_u8(vmovn_u16(halves));
     const std::uint32_t first = vget_lane_u32(both, 0), second = vget_lane_u32(both, 1);
     __builtin_memcpy(upper, &first, sizeof first);
@@ -435,7 +436,7 @@ static inline void multiply(Sums& sums, Quad x, Weights w) {
         sums.v[n] += x[0] * w[4 * n] + x[1] * w[4 * n + 1] + x[2] * w[4 * n + 2] + x[3] * w[4 * n + 3];
 }
 static inline Sums shifted(Sums sums) {
-    for (std::int32_t& sum : sums.v) sum <<= first_bits;
+    for (std::int32_t& sum : sums.v) sum <<= int8_first_bits;
     return sums;
 }
 static inline Columns finish(const Sums& sums) {
@@ -466,7 +467,7 @@ static inline void store_columns(std::uint8_t* to, const Columns& sums, const fl
             const float beside = static_cast<float>(residual[n]) * step[n];
             number = number + beside;
         }
-        to[n] = static_cast<std::uint8_t>(rounded(number, largest_code));
+        to[n] = static_cast<std::uint8_t>(rounded(number, int8_most));
     }
 }
 
@@ -487,7 +488,7 @@ static inline Words add_product(Words sum, Words a, Words b) {  // partial sums 
 static inline void store_words(std::uint8_t* to, Words sum, Words scale, Words zero) {
     for (int i = 0; i < words; ++i) {
         const int code = ((sum.v[i] * scale.v[i] + (1 << 14)) >> 15) + zero.v[i];
-        to[i] = static_cast<std::uint8_t>(code < 0 ? 0 : code > largest_code ? largest_code : code);
+        to[i] = static_cast<std::uint8_t>(code < 0 ? 0 : code > int8_most ? int8_most : code);
     }
 }
 
@@ -509,9 +510,9 @@ static inline Floats add_product(Floats sum, Floats a, Floats b) {
 }
 static inline void store_halves(std::uint8_t* upper, std::uint8_t* lower, Floats sum) {
     for (int i = 0; i < floats; ++i) {
-        const std::int32_t code = rounded(sum.v[i], largest_first);
-        upper[i] = static_cast<std::uint8_t>(code >> first_bits);
-        lower[i] = static_cast<std::uint8_t>(code & largest_code);
+        const std::int32_t code = rounded(sum.v[i], int8_first_most);
+        upper[i] = static_cast<std::uint8_t>(code >> int8_first_bits);
+        lower[i] = static_cast<std::uint8_t>(code & int8_most);
     }
 }
 

@@ -73,6 +73,21 @@ def test_codes_are_close_to_the_network(kind, tmp_path):
     assert np.square(result - exact).mean() < 0.02 * spread, np.square(result - exact).mean() / spread
 
 
+def test_numbers_beyond_all_range_say_the_same_bits(tmp_path):
+    given = clips(3, 2, 9)
+    path = int8_file(tmp_path, network(), given)
+    with np.errstate(over="ignore"):
+        given *= np.float32([1e30, 3e37, 3e38])[:, None, None, None, None]  # sums of these are infinite, or no number
+    given = np.clip(given, -3.4e38, 3.4e38).astype(np.float32)
+    found = []
+    for isa in instruction_sets(int8=True):
+        with instruction_set(isa):
+            found.append(Session(path, max_clips=3).run(given, preprocessed=True))
+    assert np.isfinite(found[0]).all()
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
 def test_batches_and_calls_before_change_no_bit(tmp_path):
     path = int8_file(tmp_path, network(), clips(4, 2, 50))
     given = clips(5, 2, 50)
