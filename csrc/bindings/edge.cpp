@@ -110,11 +110,11 @@ std::optional<std::vector<py::tuple>> push(Stream& stream, const Clips& frame, c
         throw edge::Error("a frame must have an id for each of its " + std::to_string(stream.streams() * bodies) +
                           " bodies, got " + std::to_string(ids->size()));
     const float* const from = frame.data();
-    std::vector<edge::StreamAnswer> answers;  // copies, before another thread's push
+    std::vector<edge::StreamAnswer> answers;
     {
         py::gil_scoped_release unlocked;
-        if (const auto* told = stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr))
-            answers.assign(told, told + stream.streams());
+        stream.push(from, bodies, time ? &*time : nullptr, ids ? ids->data() : nullptr,
+                    [&](const edge::StreamAnswer* told) { answers.assign(told, told + stream.streams()); });
     }
     if (answers.empty()) return std::nullopt;
     std::vector<py::tuple> told;

@@ -207,13 +207,15 @@ int asma_edge_stream_push(asma_edge_stream* stream, const float* frame, int64_t 
     return guarded(-1, error, error_size, [&] {
         given(stream, "stream"), given(probabilities, "probabilities"), given(named, "named");
         if (bodies > 0) given(frame, "frame");
-        const asma::edge::StreamAnswer* const answers = stream->stream->push(frame, bodies, time, ids);
-        if (!answers) return 0;
-        for (std::int64_t i = 0; i < stream->stream->streams(); ++i) {
-            probabilities = std::copy(answers[i].probabilities.begin(), answers[i].probabilities.end(), probabilities);
-            named[i] = answers[i].named;
-        }
-        return 1;
+        asma::edge::Stream& pushed = *stream->stream;
+        const bool answered = pushed.push(frame, bodies, time, ids, [&](const asma::edge::StreamAnswer* answers) {
+            float* to = probabilities;
+            for (std::int64_t i = 0; i < pushed.streams(); ++i) {
+                to = std::copy(answers[i].probabilities.begin(), answers[i].probabilities.end(), to);
+                named[i] = answers[i].named;
+            }
+        });
+        return answered ? 1 : 0;
     });
 }
 

@@ -104,11 +104,10 @@ void Stream::restart() {
     for (Decision& decision : decisions_) decision.reset();
 }
 
-const StreamAnswer* Stream::push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids) {
+bool Stream::advance(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids) {
     if (bodies < 0 || bodies > slots_)
         throw Error("a frame must have at most " + std::to_string(slots_) +
                     " bodies, as the stream was made for, got " + std::to_string(bodies));
-    const Session::Turn turn(busy_);
     for (std::int64_t m = 0; ids && m < streams_ * bodies; ++m) {
         const std::int64_t* const of_stream = ids + m / bodies * bodies;
         if (std::count(of_stream, of_stream + bodies, ids[m]) > 1)
@@ -131,7 +130,7 @@ const StreamAnswer* Stream::push(const float* frame, std::int64_t bodies, const 
     time_ = now, timed_ = time != nullptr, ++frames_;
     if (bodies > 0) known_ = true, tracked_ = ids != nullptr;
     take_bodies(frame, bodies, ids);
-    return take(now) ? answers_.data() : nullptr;
+    return take(now);
 }
 
 void Stream::take_bodies(const float* frame, std::int64_t bodies, const std::int64_t* ids) {

@@ -55,11 +55,17 @@ public:
     virtual ~Stream() = default;
 
     // A frame (streams, bodies, V, C) at a time in seconds (null: 1 / rate after the one before), its bodies in slots
-    // by their rows, or by track ids (streams, bodies) (null: none). The answers (streams), which stand until the next
-    // call; null where there are none now. Throws Error, with nothing changed, where the frame is not later than the
-    // one before, has more bodies than there are slots, or does not fit the stream otherwise, or where another thread's
-    // call is at work.
-    const StreamAnswer* push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids);
+    // by their rows, or by track ids (streams, bodies) (null: none). Whether there are answers (streams), which
+    // `receive` gets to copy, before another thread's call may change them. Throws Error, with nothing changed, where
+    // the frame is not later than the one before, has more bodies than there are slots, or does not fit the stream
+    // otherwise, or where another thread's call is at work.
+    template <class Receive>
+    bool push(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids, Receive&& receive) {
+        const Session::Turn turn(busy_);
+        if (!advance(frame, bodies, time, ids)) return false;
+        receive(static_cast<const StreamAnswer*>(answers_.data()));
+        return true;
+    }
     // As if no frame had come.
     void reset();
 
@@ -90,6 +96,7 @@ protected:
     mutable std::atomic<bool> busy_{false};
 
 private:
+    bool advance(const float* frame, std::int64_t bodies, const double* time, const std::int64_t* ids);
     void take_bodies(const float* frame, std::int64_t bodies, const std::int64_t* ids);
     std::int64_t slot_for(std::int64_t stream, std::int64_t id, const std::int64_t* ids, std::int64_t count);
 
