@@ -163,6 +163,7 @@ Product product_of(const Int8Layer& layer, const std::uint8_t* x, std::int64_t r
     p.x = x, p.row_step = layer.stride * layer.channels, p.tap_step = layer.channels, p.taps = layer.taps;
     p.quads = layer.channels / int8_quad, p.rows = rows, p.columns = layer.columns;
     p.packed = layer.packed, p.bias = layer.bias, p.scale = layer.scale, p.out = out;
+    p.residual_step = layer.scale;  // any floats: read with a residual alone
     return p;
 }
 
