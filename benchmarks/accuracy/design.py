@@ -306,7 +306,7 @@ FURTHER = (
     Column("linear", LARGE, ABLATED),
     Column("aligned", LARGE, ABLATED),
     Column("linear", LARGE[:1], DEFAULT_SIZE),
-    Column("aligned", LARGE[:1], DEFAULT_SIZE),
+    Column("aligned", LARGE[:1], DEFAULT_SIZE[1:]),
 )
 
 
