@@ -11,6 +11,8 @@ STEP_COMPILED = f"{STEP}, torch.compile"
 MASKING = "masking: motion + sampling + gather, {} clips, 2 threads"
 POINTWISE = "micro-kernel 64→256 ×1, T=13, 1 threads"
 CLIP = "edge: {}, clips: 1, threads: 1"
+INT8 = "edge, int8: student, clips: 1, threads: 1"
+FRAME = "edge, stream: {}, frames: 4, threads: 1"
 NINE_TAPS = "micro-kernel 256→256 ×9, T=13, 1 threads"
 
 
@@ -97,6 +99,18 @@ TARGETS = (
         _OURS,
         _BEST,
         20.0,
+    ),
+    Target("edge, int8 student against our float32", INT8, _OURS, "ratio to asma_fast, float32", 1.6),
+    Target("edge, int8 student against the best rival's int8", INT8, _OURS, _BEST, 3.0),
+    *(
+        Target(
+            f"edge, a frame of a continual stream against 50 frames again, {what}",
+            FRAME.format(what),
+            _OURS,
+            "ratio to the last 50 frames again",
+            20.0,
+        )
+        for what in ("student", "PSTL's encoder")
     ),
     *(
         Target(f"{what}: AVX2 against AVX-512", f"instruction sets: {what}", "avx2", "ratio to avx512", 0.45, True)
