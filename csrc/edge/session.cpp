@@ -67,18 +67,20 @@ std::int64_t lay_out_lists(const GraphLayer& graph, std::int64_t joints, std::in
     return used;
 }
 
-// The largest magnitude's bits: 0 where all are zero, at least infinity's where one is not finite.
-std::uint32_t largest_bits(const float* numbers, std::int64_t count) {
-    std::uint32_t largest = 0;
+enum class Numbers : std::uint8_t { zero, finite, not_finite };
+
+// What a frame's numbers are, all of them looked at, four at a time.
+Numbers look_at(const float* numbers, std::int64_t count) {
+    constexpr std::uint32_t exponent = 0x7F800000U, carry = 0x00800000U;
+    std::uint32_t some = 0, carries = 0;
     for (std::int64_t i = 0; i < count; ++i) {
         std::uint32_t bits = 0;
         std::memcpy(&bits, numbers + i, sizeof bits);
-        largest = std::max(largest, bits & 0x7FFFFFFFU);
+        some |= bits & 0x7FFFFFFFU;
+        carries |= (bits & exponent) + carry;  // into the highest bit where all of the exponent's are set
     }
-    return largest;
+    return carries >> 31 ? Numbers::not_finite : some ? Numbers::finite : Numbers::zero;
 }
-
-constexpr std::uint32_t infinite = 0x7F800000U;
 
 }  // namespace
 
@@ -294,9 +296,9 @@ bool Session::is_present(const float* body, std::int64_t frames) {
     const std::int64_t frame = network_->model().joints * network_->model().channels;
     bool present = false;
     for (std::int64_t t = 0; t < frames; ++t) {
-        const std::uint32_t bits = largest_bits(body + t * frame, frame);
-        missing_ += bits >= infinite;
-        present = present || (bits != 0 && bits < infinite);
+        const Numbers numbers = look_at(body + t * frame, frame);
+        missing_ += numbers == Numbers::not_finite;
+        present = present || numbers == Numbers::finite;
     }
     return present;
 }
@@ -305,7 +307,7 @@ bool Session::is_present(const float* body, std::int64_t frames) {
 void Session::take_body(const float* body, std::int64_t frames, float* to) const {
     const std::int64_t frame = network_->model().joints * network_->model().channels;
     for (std::int64_t t = 0; t < frames; ++t, body += frame, to += frame) {
-        if (largest_bits(body, frame) >= infinite)
+        if (look_at(body, frame) == Numbers::not_finite)
             std::fill(to, to + frame, 0.0F);
         else
             std::memcpy(to, body, static_cast<std::size_t>(frame) * sizeof(float));
