@@ -150,7 +150,8 @@ def _add(plan: Plan, stage: Stage, recipe: Recipe, shared: Mapping[str, Any]) ->
             if name.replace("-", "_") in wiring.values:
                 raise ValueError(f"option {name} is set by the pipeline; leave it out")
     own = {item.name for item in fields(stage.config)}
-    common = {name: value for name, value in shared.items() if name in own and stage.name != "prepare"}
+    taken = set() if stage.name == "prepare" else own - {*wiring.over}
+    common = {name: value for name, value in shared.items() if name in taken}
     base = recipe.sections.get(stage.base, {})
     layers = [
         _preset(stage, base, where),

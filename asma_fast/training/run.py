@@ -26,7 +26,7 @@ from asma_fast.training.stages import STAGES, Plan, Stage
 from asma_fast.training.table import Table
 
 # Options that do not decide what a stage makes, or name files whose content counts instead.
-_FREE = {*RunConfig.__dataclass_fields__, "memory", "data", "run", "checkpoint", "align", "teacher"} - {
+_FREE = {*RunConfig.__dataclass_fields__, "memory", "data", "run", "checkpoint", "align", "teacher", "calibration"} - {
     "seed",
     "precision",
 }

@@ -9,6 +9,8 @@ from typing import Any
 
 from asma_fast.config import Presets
 from asma_fast.data import PrepareConfig, prepare
+from asma_fast.edge.configs import ExportConfig
+from asma_fast.edge.verbs import export_checkpoint
 from asma_fast.training.align import NAME as ALIGNED
 from asma_fast.training.align import align
 from asma_fast.training.configs import PRETRAIN_PRESETS, PROBE_PRESETS, PretrainConfig, ProbeConfig
@@ -263,6 +265,22 @@ def _wire_distill(plan: Plan, section: Section) -> Wiring:
     return Wiring(values, needs=needs, over={"teacher": tuple(paths)}, files=files)
 
 
+def _wire_export(plan: Plan, section: Section) -> Wiring:
+    plan.require("export", "distill")
+    values: dict[str, Any] = {"checkpoint": plan.network("distill"), "out": plan.folder("export") / "model.safetensors"}
+    precision = section.get(
+        "precision", ExportConfig.precision
+    )  # of the file: one outside of the section is training's
+    values["calibration"] = plan.data if precision == "int8" else None
+    return Wiring(values, needs=("distill",), over={"precision": precision})
+
+
+def _export(config: ExportConfig, plan: Plan) -> Done:
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    export_checkpoint(config)
+    return Done()
+
+
 def _wire_robust(name: str, of: str) -> Callable[[Plan, Section], Wiring | None]:
     def wire(plan: Plan, section: Section) -> Wiring | None:
         if of not in plan.configs:
@@ -321,5 +339,6 @@ STAGES = (
     Stage("scratch", FinetuneConfig, _wire_labelled("scratch", from_="scratch"), _recorded(finetune), base="finetune"),
     Stage("semi", SemiConfig, _wire_labelled("semi"), _recorded(semi)),
     Stage("distill", DistillConfig, _wire_distill, _recorded(distill)),
+    Stage("export", ExportConfig, _wire_export, _export),
     *(_robust_stage(of) for of in ("pretrain", "baseline", "align", "finetune", "distill")),
 )

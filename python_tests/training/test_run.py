@@ -14,6 +14,7 @@ from toys import CLASSES, toy_store
 
 from asma_fast.cli import main
 from asma_fast.config import as_json
+from asma_fast.edge import Session
 from asma_fast.training import PipelineConfig, TrainingError, run
 from asma_fast.training.configs_run import RECIPES
 from asma_fast.training.loop import TrainingRun
@@ -32,6 +33,7 @@ RECIPE = {
     "shear": 0.1,
     "flip": 0.0,
     "warmup": 0.25,
+    "precision": "32-true",  # of training
     "pretrain": {
         "channels": [4, 4, 8],
         "strides": [1, 2, 1],
@@ -45,10 +47,11 @@ RECIPE = {
     "align": {"width": 8, "heads": 2, "epochs": 2},
     "finetune": {"epochs": 3},
     "distill": {"channels": "4,4", "strides": "1,2", "views": 1, "epochs": 2},
+    "export": {"precision": "int8"},
     "robust": {"conditions": ["jitter-3"], "method": "knn", "neighbours": 3},
 }
 ROBUST = {"robust", "robust-baseline", "robust-align", "robust-finetune", "robust-distill"}
-ALL = {"pretrain", "baseline", "probe", "probe-baseline", "align", "finetune", "distill", *ROBUST}
+ALL = {"pretrain", "baseline", "probe", "probe-baseline", "align", "finetune", "distill", "export", *ROBUST}
 
 
 def recipe(folder: Path, **changes: object) -> Path:
@@ -128,6 +131,9 @@ def test_every_stage_leaves_its_records_and_options(whole):
     assert told["encoders"].keys() == {"high-high"}
     assert told["name"] == "PSTL masking knn"
     assert plan.configs["baseline"].last == "zero"
+    session = Session(folder / "out" / "export" / "model.safetensors")
+    assert session.classes == tuple(read_record(folder / "out" / "distill" / "record-student.json")["per_class"])
+    assert session.description["precision"] == "int8"
     assert plan.configs["baseline"].channels == plan.configs["pretrain"].channels == (4, 4, 8)
 
 
@@ -154,7 +160,7 @@ def test_the_options_that_were_written_are_the_same_recipe(whole):
         ({"probe": {"neighbours": 1}}, {"probe", "probe-baseline"}),
         ({"baseline": {"mask-joints": 0.2}}, {"baseline", "probe-baseline", "robust-baseline"}),
         ({"finetune": {"epochs": 1}}, {"finetune", "robust-finetune"}),
-        ({"distill": {"temperature": 2}}, {"distill", "robust-distill"}),
+        ({"distill": {"temperature": 2}}, {"distill", "export", "robust-distill"}),
         (
             {"align": {"heads": 1}},
             ALL - {"pretrain", "baseline", "probe", "probe-baseline", "robust", "robust-baseline"},
@@ -181,14 +187,16 @@ def test_a_changed_option_redoes_what_depends_on_it_and_nothing_else(copied, cha
 
 
 def test_another_seed_is_another_run(copied):
-    result = go(recipe(copied, align=False, finetune=False, distill=False, robust=False), copied / "out", seed=1)
+    result = go(
+        recipe(copied, align=False, finetune=False, distill=False, export=False, robust=False), copied / "out", seed=1
+    )
     assert outcomes(result) == {"done": {"pretrain", "baseline", "probe", "probe-baseline"}}
     assert all(read_record(path)["seed"] == 1 for path in result.records)
 
 
 def test_what_is_gone_or_altered_is_made_again(tmp_path):
     toy_store(tmp_path / "toy.safetensors", 54)
-    told, out = recipe(tmp_path, baseline=False, distill=False, robust=False), tmp_path / "out"
+    told, out = recipe(tmp_path, baseline=False, distill=False, export=False, robust=False), tmp_path / "out"
     go(told, out)
     before = records(out)
     (out / "probe" / "hl.json").unlink()
@@ -207,7 +215,7 @@ def test_one_encoder_without_alignment_and_the_stages_that_are_left(tmp_path):
     options["distill"] = {"teacher": "scratch"}
     result = go(recipe(tmp_path, **options), tmp_path / "out")
     assert outcomes(result) == {
-        "done": {"pretrain", "probe", "finetune", "scratch", "semi", "distill", "robust", "robust-distill"}
+        "done": {"pretrain", "probe", "finetune", "scratch", "semi", "distill", "export", "robust", "robust-distill"}
     }
     told = {path.parent.name: read_record(path) for path in result.records}
     assert [path.name for path in result.records if path.parent.name == "probe"] == [
@@ -323,7 +331,7 @@ def test_a_store_is_prepared_first_and_what_follows_hangs_on_what_is_in_it(tmp_p
 
 def test_without_labels_pretraining_is_kept(tmp_path):
     toy_store(tmp_path / "toy.safetensors", 54, labels=False)
-    told = recipe(tmp_path, baseline=False, align=False, finetune=False, distill=False, robust=False)
+    told = recipe(tmp_path, baseline=False, align=False, finetune=False, distill=False, export=False, robust=False)
     with pytest.raises(TrainingError, match=r"stage probe failed: .*has no labels"):
         go(told, tmp_path / "out")
     assert (tmp_path / "out" / "pretrain" / "lh.safetensors").exists()
@@ -387,14 +395,16 @@ def test_many_processes_are_sent_to_the_verbs(whole, tmp_path):
 
 def test_a_stage_trained_by_its_verb_is_taken_over(whole, tmp_path):
     shutil.copy(whole[0] / "toy.safetensors", tmp_path)
-    told = recipe(tmp_path, baseline=False, align=False, finetune=False, distill=False, robust=False, devices=2)
+    told = recipe(
+        tmp_path, baseline=False, align=False, finetune=False, distill=False, export=False, robust=False, devices=2
+    )
     with pytest.raises(ValueError, match="one process"):
         go(told, tmp_path / "out")
     options = yaml.safe_load((tmp_path / "out" / "stages" / "pretrain.yaml").read_text())
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump({**options, "devices": 1}))
     assert main(["pretrain", f"--config={tmp_path / 'pretrain.yaml'}"]) == 0
     written = (tmp_path / "out" / "pretrain" / "hl.safetensors").stat().st_mtime_ns
-    told = recipe(tmp_path, baseline=False, align=False, finetune=False, distill=False, robust=False)
+    told = recipe(tmp_path, baseline=False, align=False, finetune=False, distill=False, export=False, robust=False)
     result = go(told, tmp_path / "out")
     assert outcomes(result) == {"done": {"pretrain", "probe"}}
     assert (tmp_path / "out" / "pretrain" / "hl.safetensors").stat().st_mtime_ns == written
