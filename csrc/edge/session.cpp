@@ -17,6 +17,7 @@ constexpr std::int64_t line = 16;                              // floats of a ca
 constexpr std::int64_t largest_arena = std::int64_t{1} << 30;  // floats
 constexpr int most_threads = 256;
 constexpr std::int64_t graph_rows = 128;  // joints × frames in work at a time
+constexpr std::int64_t rows_at_once = 2;  // bodies of a thread: their maps stay in the second cache from layer to layer
 constexpr std::int64_t quad = cpu::joint_padding<float>;
 
 std::int64_t whole_lines(std::int64_t count) {
@@ -231,11 +232,11 @@ void Session::convolve(const PackedConv& conv, std::int64_t rows, std::int64_t f
     });
 }
 
-// Features (rows, D) of the first rows of clips_.
-void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
-    if (const Int8Network* const int8 = network_->int8()) return forward_int8(*int8, rows, frames, features);
+// Clips (rows, T, V, C) to features (rows, D).
+void Session::forward(const float* clips, std::int64_t rows, std::int64_t frames, float* features) {
+    if (const Int8Network* const int8 = network_->int8()) return forward_int8(*int8, clips, rows, frames, features);
     const std::int64_t joints = network_->model().joints;
-    const float* x = clips_;
+    const float* x = clips;
     float *out = maps_[0], *spare = maps_[1];
     bool first = true;
     for (const PackedBlock& block : network_->blocks()) {
@@ -266,12 +267,13 @@ void Session::forward(std::int64_t rows, std::int64_t frames, float* features) {
 }
 
 // The same in int8: a block of one joint after the other.
-void Session::forward_int8(const Int8Network& int8, std::int64_t rows, std::int64_t frames, float* features) {
+void Session::forward_int8(const Int8Network& int8, const float* clips, std::int64_t rows, std::int64_t frames,
+                           float* features) {
     const Model& model = network_->model();
     const auto bytes = [](float* memory) { return reinterpret_cast<std::uint8_t*>(memory); };
     std::uint8_t *x = bytes(maps_[0]), *out = bytes(maps_[1]);
     cpu::Int8InputParams input{};
-    input.clips = clips_, input.scale = int8.input_scale(), input.shift = int8.input_shift(), input.x = maps_[0];
+    input.clips = clips, input.scale = int8.input_scale(), input.shift = int8.input_shift(), input.x = maps_[0];
     input.joints = model.joints, input.frames = frames, input.channels = model.channels;
     input.x_joint = frames * cpu::int8_padded(model.channels);
     share_out(rows * frames,
@@ -319,7 +321,7 @@ const float* Session::empty_body(std::int64_t frames) {
     float* const found = empty_ + (frames - 1) * network_->features();
     if (!known_empty_[static_cast<std::size_t>(frames - 1)]) {
         std::fill(clips_, clips_ + frames * network_->model().joints * network_->model().channels, 0.0F);
-        forward(1, frames, found);
+        forward(clips_, 1, frames, found);
         known_empty_[static_cast<std::size_t>(frames - 1)] = 1;
     }
     return found;
@@ -370,7 +372,9 @@ void Session::run_prepared(const float* clips, std::int64_t count, std::int64_t 
     float* to = clips_;
     for (std::int64_t i = 0; i < count * bodies; ++i)
         if (present_[static_cast<std::size_t>(i)]) take_body(clips + i * body, frames, to), to += body;
-    if (rows > 0) forward(rows, frames, features_);
+    const std::int64_t at_once = rows_at_once * threads_;
+    for (std::int64_t row = 0; row < rows; row += at_once)
+        forward(clips_ + row * body, std::min(at_once, rows - row), frames, features_ + row * width);
 
     const float* feature = features_;
     for (std::int64_t n = 0; n < count; ++n) {

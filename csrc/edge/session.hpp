@@ -50,8 +50,9 @@ public:
 private:
     void run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits);
 
-    void forward(std::int64_t rows, std::int64_t frames, float* features);
-    void forward_int8(const Int8Network& int8, std::int64_t rows, std::int64_t frames, float* features);
+    void forward(const float* clips, std::int64_t rows, std::int64_t frames, float* features);
+    void forward_int8(const Int8Network& int8, const float* clips, std::int64_t rows, std::int64_t frames,
+                      float* features);
     void convolve_graph(const PackedBlock& block, bool first, std::int64_t rows, std::int64_t frames, const float* x,
                         float* out);
     void convolve(const PackedConv& conv, std::int64_t rows, std::int64_t frames, const float* x, const float* residual,
