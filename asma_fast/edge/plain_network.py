@@ -19,7 +19,8 @@ from asma_fast.nn.stgcn import Bodies, Tokens, over_bodies
 class PlainEncoder(nn.Module):
     """An :class:`asma_fast.nn.STGCN` in eval mode: products with the adjacency, 1×1 and temporal convolutions.
 
-    Every weight is held as the layer takes it: an exporter that sees one reshaped may not know it for a constant.
+    Every weight is that of a layer, as the layer takes it: an exporter that sees one reshaped, or handed to a function,
+    may not know it for a constant.
     """
 
     def __init__(self, encoder: STGCN) -> None:
@@ -56,9 +57,14 @@ class PlainEncoder(nn.Module):
 class _PlainBlock(nn.Module):
     def __init__(self, told: dict[str, Any], name: str, tensors: Tensors) -> None:
         super().__init__()
-        self.parts = nn.ParameterList(map(_constant, tensors[f"{name}.adjacency"]))
+        adjacency = tensors[f"{name}.adjacency"]
+        self.parts = len(adjacency)
+        for k, part in enumerate(adjacency):
+            self.register_buffer(f"part{k}", torch.from_numpy(np.array(part)))
         weight = tensors[f"{name}.graph.weight"]  # (K, O, C)
-        self.weight = _constant(weight.swapaxes(0, 1).reshape(weight.shape[1], -1, 1, 1))
+        parts, out, wide = weight.shape
+        self.product = nn.Conv2d(parts * wide, out, 1, bias=False)
+        self.product.weight = _constant(weight.swapaxes(0, 1).reshape(out, parts * wide, 1, 1))
         self.bias = _by_channel(tensors[f"{name}.graph.bias"])
         self.conv = _PlainConv(told["conv"], f"{name}.conv", tensors)
         self.pointwise: _PlainConv | None = None
@@ -70,8 +76,7 @@ class _PlainBlock(nn.Module):
             self.shortcut = _PlainConv(told["shortcut"], f"{name}.residual", tensors)
 
     def forward(self, x: Tensor) -> Tensor:
-        gathered = torch.cat([x @ part for part in self.parts], dim=1)
-        out: Tensor = self.conv(torch.relu(functional.conv2d(gathered, self.weight) + self.bias))
+        out: Tensor = self.conv(torch.relu(self.product(self.gathered(x)) + self.bias))
         if self.pointwise is not None:
             out = self.pointwise(torch.relu(out))
         if self.shortcut is not None:
@@ -80,20 +85,30 @@ class _PlainBlock(nn.Module):
             out = out + x
         return torch.relu(out)
 
+    def gathered(self, x: Tensor) -> Tensor:
+        """``(N·M, K·C, T, V)``: each part's sums of joints, side by side."""
+        return torch.cat([x @ self.get_buffer(f"part{k}") for k in range(self.parts)], dim=1)
+
 
 class _PlainConv(nn.Module):
     def __init__(self, told: dict[str, int], name: str, tensors: Tensors) -> None:
         super().__init__()
-        self.weight = _constant(tensors[f"{name}.weight"][..., None])
-        self.bias = _constant(tensors[f"{name}.bias"])
-        self.stride, self.groups = told["stride"], told["groups"]
-        self.left, self.right = told["left"], told["right"]
+        weight, left, right = tensors[f"{name}.weight"], told["left"], told["right"]
+        self.pad = (0, 0, left, right) if left != right else None
+        self.conv = nn.Conv2d(
+            weight.shape[1] * told["groups"],
+            len(weight),
+            (told["taps"], 1),
+            stride=(told["stride"], 1),
+            padding=(0 if self.pad else left, 0),
+            groups=told["groups"],
+        )
+        self.conv.weight = _constant(weight[..., None])
+        self.conv.bias = _constant(tensors[f"{name}.bias"])
 
     def forward(self, x: Tensor) -> Tensor:
-        left = self.left
-        if left != self.right:
-            x, left = functional.pad(x, (0, 0, left, self.right)), 0
-        return functional.conv2d(x, self.weight, self.bias, (self.stride, 1), (left, 0), groups=self.groups)
+        out: Tensor = self.conv(x if self.pad is None else functional.pad(x, self.pad))
+        return out
 
 
 def _constant(array: NDArray[np.float32]) -> nn.Parameter:

@@ -224,7 +224,11 @@ class _OneBody(nn.Module):
 
     def __init__(self, plain: PlainClassifier) -> None:
         super().__init__()
-        self.plain = plain
+        self.plain = copy.deepcopy(plain)
+        for block in self.plain.first.blocks:
+            # From one array: a matrix by itself becomes a linear layer, at which ncnn is many times slower.
+            stacked = torch.stack([block.get_buffer(f"part{k}") for k in range(block.parts)])
+            block.gathered = lambda x, parts=stacked: torch.cat([x @ part for part in parts], dim=1)
 
     def forward(self, body: Tensor) -> Tensor:
         return self.plain.head(self.plain.first.rows(body).mean(dim=(2, 3)))
