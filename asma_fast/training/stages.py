@@ -268,9 +268,8 @@ def _wire_distill(plan: Plan, section: Section) -> Wiring:
 def _wire_export(plan: Plan, section: Section) -> Wiring:
     plan.require("export", "distill")
     values: dict[str, Any] = {"checkpoint": plan.network("distill"), "out": plan.folder("export") / "model.safetensors"}
-    precision = section.get(
-        "precision", ExportConfig.precision
-    )  # of the file: one outside of the section is training's
+    # Of the file: one that stands outside of the section is training's.
+    precision = section.get("precision", ExportConfig.precision)
     values["calibration"] = plan.data if precision == "int8" else None
     return Wiring(values, needs=("distill",), over={"precision": precision})
 
