@@ -62,7 +62,8 @@ def export(
         One a logit; by default ``"0"``, ``"1"``, …
     precision
         ``"fp32"``, or ``"int8"``: weights of 8 bits with a scale for each channel, activations of 7. The file is
-        two to three times smaller, and runs faster where the CPU multiplies bytes. Its results are the same bits on every CPU.
+        two to three times smaller, and runs faster where the CPU multiplies bytes. Its results are the same bits
+        on every CPU.
     calibration
         Of int8, and needed for it: preprocessed clips ``(N, C, T, V, M)``, array or tensor, on which the ranges of the
         activations are chosen. Some hundred of the training clips.

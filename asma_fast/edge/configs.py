@@ -18,7 +18,9 @@ class ExportConfig:
     )
     out: Path = option(Path("model.safetensors"), "model file to write; *.onnx: for other runtimes")
     rate: float | None = option(None, "frames a second of the training clips, for streams that run frame by frame")
-    precision: Literal["fp32", "int8"] = option("fp32", "int8: a smaller file, and faster where the CPU multiplies bytes; see --calibration")
+    precision: Literal["fp32", "int8"] = option(
+        "fp32", "int8: a smaller file, and faster where the CPU multiplies bytes; see --calibration"
+    )
     calibration: Path | None = option(
         None, "int8: a prepared store, such as the one trained on; ranges are chosen on clips of its training part"
     )
