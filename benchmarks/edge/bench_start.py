@@ -63,9 +63,9 @@ def test_start(race, name, tmp_path):
         files = [str(path) for path in (clips, network.file, network.onnx, tmp_path / "plain.pt")]
 
         def run(program):
-            command = [sys.executable, "-c", program, *files]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=program_environment())
-            return done.stdout
+            # Another working folder: the checkout's package would come before the tested one.
+            command, place = [sys.executable, "-c", program, *files], {"cwd": tmp_path, "env": program_environment()}
+            return subprocess.run(command, check=True, capture_output=True, text=True, **place).stdout
 
         kinds = {OURS: ours, NUMPY: limit}
         names = [name for name in PROGRAMS if name in (NUMPY, OURS, *RIVALS)]
