@@ -1,7 +1,8 @@
 """What the edge engine is timed against: one network, with the same weights, by every runtime that is installed.
 
-Each gets the form that serves it: torch the network as it is trained, the others :mod:`asma_fast.edge.plain_network`,
-in which joints are gathered before the 1×1 convolution and batch-norms are folded (half of the work of PSTL's order).
+Each gets :mod:`asma_fast.edge.plain_network`, in which joints are gathered before the 1×1 convolution and batch-norms
+are folded: half of the work of PSTL's order. Of ``PUBLISHED`` each gets the code that PSTL published instead, and folds
+what it folds: what a user has who exports that.
 All compute in float32, also where the processor has bfloat16 units that a runtime takes unasked; or, asked for int8, by
 each one's own static quantisation, calibrated on the same clips.
 """
@@ -21,9 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from published_networks import PublishedNetwork, published_adjacency, randomised
 from rivals import SKELETON, random_clips
 from torch import Tensor, nn
 
+from asma_fast.compat import load_stgcn_state_dict
 from asma_fast.edge import Session, export, export_onnx
 from asma_fast.edge.plain_network import PlainClassifier
 from asma_fast.nn import STGCN, AlignedEncoders, Classifier, FeatureAlignment
@@ -37,6 +40,8 @@ NETWORKS = {
 }
 #: Both encoders of the default size under their alignment.
 TEACHER = "teacher"
+#: PSTL's encoder, as its authors wrote it.
+PUBLISHED = "PSTL's encoder as published"
 OURS = "asma_fast"
 EAGER, COMPILED, ONNXRUNTIME = "eager", "torch.compile", "ONNX Runtime"
 OPENVINO, EXECUTORCH, NCNN = "OpenVINO", "ExecuTorch (XNNPACK)", "ncnn"
@@ -49,6 +54,8 @@ NEEDS = {
     NCNN: "pnnx",
 }
 RIVALS = tuple(name for name, package in NEEDS.items() if find_spec(package))
+#: ncnn has no products of arrays of five axes.
+PUBLISHED_RIVALS = tuple(name for name in RIVALS if name != NCNN)
 
 Call = Callable[[], NDArray[np.float32]]
 
@@ -60,7 +67,7 @@ class Network:
     Parameters
     ----------
     name
-        Of ``NETWORKS``, or ``TEACHER``.
+        Of ``NETWORKS``, ``TEACHER`` or ``PUBLISHED``.
     """
 
     name: str
@@ -69,6 +76,10 @@ class Network:
     @cached_property
     def model(self) -> Classifier:
         """In eval mode; no statistic is what it is before training."""
+        if self.name == PUBLISHED:
+            model = Classifier(STGCN(SKELETON), CLASSES)
+            load_stgcn_state_dict(model, self.plain.state_dict())
+            return model.eval()
         torch.manual_seed(0)
         if self.name == TEACHER:
             pair = (STGCN(SKELETON), STGCN(SKELETON))
@@ -84,8 +95,12 @@ class Network:
         return model.eval()
 
     @cached_property
-    def plain(self) -> PlainClassifier:
-        """For exporters."""
+    def plain(self) -> nn.Module:
+        """For rivals."""
+        if self.name == PUBLISHED:
+            adjacency = published_adjacency(len(SKELETON), SKELETON.edges, SKELETON.centre[0])
+            network = PublishedNetwork(adjacency, CHANNELS, STRIDES, head="fc", classes=CLASSES)
+            return randomised(network).eval().requires_grad_(False)
         return PlainClassifier(self.model)
 
     @cached_property
@@ -96,7 +111,14 @@ class Network:
     @cached_property
     def onnx(self) -> Path:
         """For ONNX Runtime and OpenVINO."""
-        return export_onnx(self.model, self.folder / "model.onnx")
+        path = self.folder / "model.onnx"
+        if self.name != PUBLISHED:
+            return export_onnx(self.model, path)
+        with contextlib.redirect_stdout(io.StringIO()):
+            torch.onnx.export(
+                self.plain, (random_clips(1),), path, dynamo=True, input_names=["clips"], opset_version=18
+            )
+        return path
 
     @cached_property
     def calibration(self) -> list[Tensor]:
