@@ -192,6 +192,11 @@ class Race:
     def __init__(self, benchmark: Any, effort: Effort, run: LastGroup) -> None:
         self.benchmark, self.effort, self.run = benchmark, effort, run
 
+    @property
+    def full(self) -> bool:
+        """Whether rows are timed, and not as quickly as may be."""
+        return bool(self.benchmark.enabled) and self.effort.share == 1
+
     def __call__(
         self,
         name: str,

@@ -1,20 +1,22 @@
 """From the start of a process to its first answer, and the most memory that it held: the student on one thread.
 
-Beside the rivals stands Python with NumPy alone, below which no Python program can be.
+Beside the rivals stand Python with NumPy alone, below which no Python program can be, and the program without Python.
 """
 
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from edge.test_c_library import SOURCE, build
 from edge_rivals import EAGER, ONNXRUNTIME, OPENVINO, OURS, RIVALS, Network
 from programs import program_environment
 from race import limit, ours, rival
 from rivals import random_clips
 
-NUMPY = "import of NumPy"
+NUMPY, WITHOUT_PYTHON = "import of NumPy", "asma-edge, without Python"
 _PEAK = """
 print(next(int(line.split()[1]) / 1e3 for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 """
@@ -54,7 +56,21 @@ with torch.inference_mode():
 }
 
 
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name in (NUMPY, OURS, *RIVALS)])
+NAMES = [name for name in PROGRAMS if name in (NUMPY, OURS, *RIVALS)]
+
+
+def without_python(network, clips, folder):
+    """The program and its words, and the most memory that it takes, in MB."""
+    build(SOURCE, folder, "-DASMA_EDGE_ONLY=ON", f"-DPython_EXECUTABLE={sys.executable}")
+    program, numbers = folder / "csrc/edge/asma-edge", folder / "clips.f32"
+    clips.permute(0, 4, 2, 3, 1).contiguous().numpy().tofile(numbers)
+    told = subprocess.run([program, "bench", network.file, "-n", "1"], check=True, capture_output=True, text=True)
+    peak = re.search(r"([\d.]+) MiB at most", told.stdout)
+    assert peak, told.stdout
+    return [program, "run", network.file, numbers, "-m", "2"], float(peak[1]) * 2**20 / 1e6
+
+
+@pytest.mark.parametrize("name", [*NAMES, pytest.param(WITHOUT_PYTHON, marks=pytest.mark.large)])
 def test_start(race, name, tmp_path):
     def start():
         network, clips = Network("student", tmp_path), tmp_path / "clips.npy"
@@ -62,19 +78,24 @@ def test_start(race, name, tmp_path):
         torch.save(network.plain, tmp_path / "plain.pt")
         files = [str(path) for path in (clips, network.file, network.onnx, tmp_path / "plain.pt")]
 
-        def run(program):
+        def run(command):
             # Another working folder: the checkout's package would come before the tested one.
-            command, place = [sys.executable, "-c", program, *files], {"cwd": tmp_path, "env": program_environment()}
+            place = {"cwd": tmp_path, "env": program_environment()}
             return subprocess.run(command, check=True, capture_output=True, text=True, **place).stdout
 
+        def program(code):
+            return [sys.executable, "-c", code, *files]
+
+        def entry(kind, command, peak):
+            return kind(lambda: run(command), note={"peak MB": round(peak, 1)})
+
         kinds = {OURS: ours, NUMPY: limit}
-        names = [name for name in PROGRAMS if name in (NUMPY, OURS, *RIVALS)]
-        return {
-            name: kinds.get(name, rival)(
-                lambda program=PROGRAMS[name]: run(program),
-                note={"peak MB": round(float(run(PROGRAMS[name] + _PEAK)), 1)},
-            )
-            for name in names
+        entries = {
+            name: entry(kinds.get(name, rival), program(PROGRAMS[name]), float(run(program(PROGRAMS[name] + _PEAK))))
+            for name in NAMES
         }
+        if race.full:
+            entries[WITHOUT_PYTHON] = entry(ours, *without_python(network, random_clips(1), tmp_path / "build"))
+        return entries
 
     race(name, "edge: student, process start to first answer", start, threads=1, seconds=15.0)

@@ -103,7 +103,7 @@ def gflop(layer):
 @pytest.mark.parametrize(("field", "name"), TABLE)
 def test_block(race, direction, field, name):
     layer, threads, _ = field
-    kinds = racing(field, quick=race.effort.share < 1 or not race.benchmark.enabled)
+    kinds = racing(field, quick=not race.full)
 
     def start():
         check(layer)

@@ -32,8 +32,6 @@ TABLE = [
 
 @pytest.mark.parametrize(("stream", "count", "threads", "name"), TABLE)
 def test_forward(race, name, stream, threads, count):
-    full = race.benchmark.enabled and race.effort.share == 1
-
     def start():
         layer = FirstLayer(stream, count)
         # Rotations one after the other against their product: float32 apart by some rounding.
@@ -50,7 +48,7 @@ def test_forward(race, name, stream, threads, count):
             EAGER: rival(layer.eager, note=notes[EAGER]),
             LIMIT: limit(lambda: out.fill_(1.0)),
         }
-        if (stream, count, threads) == COMPILES and full:
+        if (stream, count, threads) == COMPILES and race.full:
             entries[COMPILED] = rival(torch.compile(layer.eager, dynamic=False))
             torch.testing.assert_close(layer.ours(), entries[COMPILED].call(), rtol=1e-4, atol=2e-4)
         return entries
