@@ -174,7 +174,7 @@ class _Block:
         bias = self.wide(f"{name}.graph.bias")
         most, unit = (MOST_CODE, 1) if self.steps else (FIRST_MOST, FIRST_UNIT)
         some = _some(coded[0], weight[0].size)
-        read = coded[:, some] / torch.from_numpy(sizes).float()[:, None, :, None, None]
+        read = (coded[:, some] / torch.from_numpy(sizes).float()[:, None, :, None, None]).round()
         gram = products((body.permute(2, 3, 0, 1).flatten(0, 1).flatten(1) for body in read.unbind(1)), weight[0].size)
         codes, size = _codes(weight * sizes, bias / unit, gram)
         kept = torch.from_numpy(codes * size[:, None, None] / sizes).float()
