@@ -232,15 +232,15 @@ def _classify(config: Any) -> int:
 def _follow(config: Any) -> int:
     from asma_fast.edge.follow import Follower
 
-    follower = Follower(config)
+    follower = Follower(config, _say)
     try:
         for answer in follower.answers(sys.stdin):
             print(answer, flush=True)
     except KeyboardInterrupt:  # how a camera's stream ends
         pass
     finally:
-        print(follower.statistics(), file=sys.stderr)
-    return 0
+        _say(follower.statistics())
+    return 1 if follower.skipped else 0
 
 
 def _table(config: Any) -> int:

@@ -34,21 +34,18 @@ _KINECT_V1_AS_V2: _Names = {
 }
 _KINECT_V2_AS_15: _Names = {"neck": ("spine shoulder",), "torso": ("spine mid",)}
 _KINECT_V1_AS_15: _Names = {"neck": ("shoulder centre",), "torso": ("spine",)}
-_MEDIAPIPE_AS_15: _Names = {
-    "head": ("left ear", "right ear"),
-    "neck": ("left shoulder", "right shoulder"),
-    "torso": ("left shoulder", "right shoulder", "left hip", "right hip"),
-    "left hand": ("left wrist", "left pinky", "left index"),
-    "right hand": ("right wrist", "right pinky", "right index"),
-    "left foot": ("left heel", "left foot index"),
-    "right foot": ("right heel", "right foot index"),
-}
 _MEDIAPIPE_HIPS = ("left hip", "right hip")
 _MEDIAPIPE_SHOULDERS = ("left shoulder", "right shoulder")
 _MEDIAPIPE_LIMBS: _Names = {
     "head": ("left ear", "right ear"),
     **{f"{side} hand": (f"{side} wrist", f"{side} pinky", f"{side} index") for side in ("left", "right")},
     **{f"{side} foot": (f"{side} foot index",) for side in ("left", "right")},
+}
+_MEDIAPIPE_AS_15: _Names = {
+    **_MEDIAPIPE_LIMBS,
+    "neck": _MEDIAPIPE_SHOULDERS,
+    "torso": _MEDIAPIPE_SHOULDERS + _MEDIAPIPE_HIPS,
+    **{f"{side} foot": (f"{side} heel", f"{side} foot index") for side in ("left", "right")},
 }
 _MEDIAPIPE_AS_V1: _Names = {
     **_MEDIAPIPE_LIMBS,

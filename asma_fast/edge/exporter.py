@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from asma_fast._files import replacing
 from asma_fast.data import Preprocessing
 from asma_fast.data.tensor_file import header
-from asma_fast.edge.onnx_session import KEY
+from asma_fast.edge._description import FORMAT, KEY
 from asma_fast.edge.quantise import calibration_clips, quantised
 from asma_fast.nn import STGCN, AlignedEncoders, Classifier, FeatureAlignment, TemporalConv
 from asma_fast.nn._batch_norm import has_no_hooks
@@ -25,7 +25,6 @@ from asma_fast.ops._contract import check_count
 from asma_fast.ops.temporal_conv import sizes_of
 from asma_fast.skeleton import Skeleton
 
-FORMAT = 1
 MOST_BODIES = 64
 RATES = (0.01, 1e6)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -26,18 +26,28 @@ class Follower:
     Parameters
     ----------
     config
-        The model file, the stream's settings, and the layout of the frames.
+        The model file, the stream's mode and settings, and the layout of the frames.
+    tell
+        Is told of every line that is skipped, in a sentence.
+
+    Attributes
+    ----------
+    skipped : int
+        Lines that were no frames, or frames that the stream refused.
 
     Raises
     ------
     EdgeError
-        If the model file is damaged, tells of no preprocessing, or a setting is out of range.
+        If the model file is damaged, tells of no preprocessing, cannot run frame by frame where it should, or a setting
+        is out of range or of the other mode.
     """
 
-    def __init__(self, config: ClassifyConfig) -> None:
+    def __init__(self, config: ClassifyConfig, tell: Callable[[str], None]) -> None:
         self._session = Session(config.model, threads=config.threads)
-        self._stream = self._session.stream(seconds=config.seconds, hop=config.hop)
-        self._source = config.source
+        settings: dict[str, Any] = {"pool": config.pool, "spread": config.spread, "rate": config.rate}
+        settings |= {"mode": config.mode or "window", "seconds": config.seconds, "hop": config.hop}
+        self._stream = self._session.stream(**settings)
+        self._source, self._tell, self.skipped = config.source, tell, 0
         if config.source:
             # Refused now where no map leads from there.
             adapt(self._nobody(config.source), source=config.source, target=self._session.skeleton)
@@ -46,17 +56,12 @@ class Follower:
         self._frames = self._answers = 0
 
     def answers(self, lines: Iterable[str]) -> Iterator[str]:
-        """A JSON line for each answer of the stream.
+        """A JSON line for each answer of the stream. A line that is no frame is told of, counted and skipped.
 
         Parameters
         ----------
         lines
             One JSON object a frame: ``"joints"`` of shape (M, V, C); ``"time"`` in seconds and ``"ids"`` if there are.
-
-        Raises
-        ------
-        ValueError
-            If a line is no such object, or its frame is refused; the message has the line's number.
         """
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -65,7 +70,9 @@ class Follower:
             try:
                 result = self._stream.push(*self._frame(line))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"line {number}: {error}") from None
+                self.skipped += 1
+                self._tell(f"line {number}: skipped: {error}")
+                continue
             spent = 1000 * (perf_counter() - began)
             self.frame_ms.append(spent)
             self._frames += 1
@@ -111,13 +118,15 @@ class Follower:
 
     def statistics(self) -> str:
         """What frames and answers took, in a sentence."""
+        parts = [f"{self._frames} frames, {Times.of(self.frame_ms)}" if self.frame_ms else "no frame came"]
+        if self.skipped:
+            parts.append(f"{self.skipped} lines were skipped")
         if not self.frame_ms:
-            return "no frame came"
-        parts = [f"{self._frames} frames, {Times.of(self.frame_ms)}"]
+            return "; ".join(parts)
         if self._answers:
             parts.append(f"{self._answers} of them with an answer, {Times.of(self.answer_ms)}")
         else:
-            parts.append("none of them with an answer: the window never was long enough")
+            parts.append("none of them with an answer: they never were enough")
         if self._stream.restarts:
             parts.append(f"began anew {self._stream.restarts} times after a gap (times are in seconds)")
         if self._stream.missing:

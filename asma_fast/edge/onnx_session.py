@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from asma_fast.edge._description import KEY
 from asma_fast.edge._errors import EdgeError
-
-KEY = "asma_fast.edge"
 
 
 class OnnxSession:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from asma_fast._files import replacing
-from asma_fast.edge.exporter import FORMAT, names_of
-from asma_fast.edge.onnx_session import KEY
+from asma_fast.edge._description import FORMAT, KEY
+from asma_fast.edge.exporter import names_of
 from asma_fast.edge.plain_network import PlainClassifier
 from asma_fast.nn import AlignedEncoders
 

@@ -3,8 +3,8 @@
 An activation x of a channel becomes a code clamp(rint(x / step) + zero, 0, 127), a weight one of -127..127 by a step of
 its output channel. Steps of activations go into the weights that read them, and zero points into the biases of sums, so
 that the engine knows of steps only what turns a sum into the next code. The network runs twice on calibration clips, as
-it is and by codes: each step is chosen where the least is lost, and each bias makes up for the mean of what was lost
-before it (Nagel et al., ICCV 2019).
+it is and by codes: each step is chosen where little is lost, weights are rounded together, and each bias makes up for
+the mean of what was lost before it (Nagel et al., ICCV 2019).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from asma_fast.edge.rounding import products, rounded, row_limit
+
 MOST_CODE = 127
 FIRST_MOST, FIRST_UNIT = 2**14 - 1, 2**7  # codes that the first block gathers; the step of its bias
 MOST_WORD = 32_766  # of a sum of int16, and one to spare
@@ -31,6 +33,7 @@ MOST_NUMBERS = 2**26  # of a map, while it is calibrated
 SAMPLED = 2**13  # numbers of a channel, by which its step is chosen
 OWN_SHARE = 0.75  # of a channel's own step in its step, against that of all channels: measured on two data sets
 SHRINKS = tuple(np.linspace(0.3, 1, 41))  # of a range, to choose from
+TIGHTER = 0.8  # of the step by which the least squares are lost: a few clips lose more, most less; measured likewise
 
 Tensors = dict[str, NDArray[Any]]
 Wide = NDArray[np.float64]
@@ -108,6 +111,7 @@ def steps_of(x: Tensor) -> Steps:
     if bool((numbers >= 0).all()):
         size = size**OWN_SHARE * _best(numbers.reshape(1, -1))[0] ** (1 - OWN_SHARE)
         size = torch.maximum(size, size.max() / 64)  # a channel that says next to nothing
+        size = TIGHTER * size
     return Steps(size.double().numpy(), zero.double().numpy())
 
 
@@ -169,7 +173,10 @@ class _Block:
         sizes, zeros, coded = gather(name, adjacency, exact)
         bias = self.wide(f"{name}.graph.bias")
         most, unit = (MOST_CODE, 1) if self.steps else (FIRST_MOST, FIRST_UNIT)
-        codes, size = _codes(weight * sizes, bias / unit)
+        some = _some(coded[0], weight[0].size)
+        read = (coded[:, some] / torch.from_numpy(sizes).float()[:, None, :, None, None]).round()
+        gram = products((body.permute(2, 3, 0, 1).flatten(0, 1).flatten(1) for body in read.unbind(1)), weight[0].size)
+        codes, size = _codes(weight * sizes, bias / unit, gram)
         kept = torch.from_numpy(codes * size[:, None, None] / sizes).float()
         given = torch.from_numpy(bias).float().T[:, None]
         whole = torch.einsum("kbctw,okc->botw", exact, torch.from_numpy(weight).float()) + given
@@ -203,7 +210,7 @@ class _Block:
         for part in range(parts):
             size, zero = _best(_sampled(exact[part] / unit).reshape(1, -1))
             largest = float(np.abs(adjacency[part]).sum(axis=0).max())
-            ratios[part], zeros[part] = max(float(size), largest / MOST_REACH), float(zero)
+            ratios[part], zeros[part] = max(TIGHTER * float(size), largest / MOST_REACH), float(zero)
             for target in range(joints):
                 entries = adjacency[part, :, target] / ratios[part] * 2**15
                 least = max(1, int(np.abs(entries).sum() * MOST_CODE // MOST_WORD))
@@ -234,7 +241,8 @@ class _Block:
         if told["groups"] not in (1, len(weight)):
             raise ValueError(f"int8 takes convolutions of one group or as many as channels, got {told['groups']}")
         sizes = steps.size[:, None, None] if told["groups"] > 1 else steps.size[:, None]
-        codes, size = _codes(weight * sizes, bias[None])
+        gram = None if told["groups"] > 1 else _products_of_frames(coded, steps.size, told)
+        codes, size = _codes(weight * sizes, bias[None], gram)
         kept = codes * size[:, None, None] / sizes
         whole, part = _convolved(exact, weight, bias, told), _convolved(coded, kept, bias, told)
         if beside is not None:
@@ -264,12 +272,30 @@ def _convolved(x: Tensor, weight: Wide, bias: Wide, told: Mapping[str, int]) -> 
     return functional.conv2d(padded, kernel, start, stride=(told["stride"], 1), groups=told["groups"])
 
 
-def _codes(weight: Wide, bias: Wide) -> tuple[NDArray[np.int8], Wide]:
-    """Of weights ``(O, …)`` for inputs in their steps, and what a step of a column's sum means; biases ``(…, O)``."""
+def _some(x: Tensor, width: int) -> Tensor:
+    """Bodies of ``(B, C, T, V)``, evenly chosen, that are enough for the products of so many inputs."""
+    count = min(len(x), 1 + row_limit(width) // (x.shape[2] * x.shape[3]))
+    return torch.linspace(0, len(x) - 1, count).round().long()
+
+
+def _products_of_frames(x: Tensor, size: Wide, told: Mapping[str, int]) -> Wide:
+    """Of what a convolution of one group reads ``(B, C, T, V)``, in steps: ``(C · taps, C · taps)``."""
+    width = x.shape[1] * told["taps"]
+    read = (x[_some(x, width)] / torch.from_numpy(size).float()[:, None, None]).round()
+    padded = functional.pad(read, (0, 0, told["left"], told["right"])).unfold(2, told["taps"], told["stride"])
+    return products((body.permute(1, 2, 0, 3).flatten(0, 1).flatten(1) for body in padded), width)
+
+
+def _codes(weight: Wide, bias: Wide, gram: Wide | None) -> tuple[NDArray[np.int8], Wide]:
+    """Of weights ``(O, …)`` for inputs in their steps, and what a step of a column's sum means; biases ``(…, O)``.
+
+    With the products of the inputs they are rounded together.
+    """
     size = np.abs(weight).reshape(len(weight), -1).max(axis=1) / MOST_CODE
     size = np.maximum(np.maximum(size, np.abs(bias).max(axis=0) / LARGEST_BIAS), 1e-30)
-    codes = np.rint(weight / size.reshape(-1, *[1] * (weight.ndim - 1)))
-    return codes.astype(np.int8), size
+    wide = weight / size.reshape(-1, *[1] * (weight.ndim - 1))
+    codes = np.rint(wide) if gram is None else rounded(wide.reshape(len(wide), -1), gram, MOST_CODE)
+    return codes.reshape(weight.shape).astype(np.int8), size
 
 
 def _add(found: Tensors, name: str, codes: NDArray[np.int8], start: Wide, scale: Wide, most: int, unit: int) -> None:

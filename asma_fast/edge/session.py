@@ -15,6 +15,8 @@ from asma_fast.edge.onnx_session import OnnxSession
 from asma_fast.edge.stream import ContinualStream, ContinualStreams, WindowStream
 from asma_fast.skeleton import Skeleton
 
+WINDOW: dict[str, Any] = {"seconds": 2.0, "hop": 5, "least_seconds": -1.0, "max_rate": 120.0}  # what is not told
+
 
 class Prediction(NamedTuple):
     """A class and how likely it is, by softmax."""
@@ -164,11 +166,11 @@ class Session:
         self,
         mode: Literal["window"] = "window",
         *,
-        seconds: float = ...,
-        hop: int = ...,
+        seconds: float | None = ...,
+        hop: int | None = ...,
         least_seconds: float | None = ...,
         rate: float | None = ...,
-        max_rate: float = ...,
+        max_rate: float | None = ...,
         gap: float = ...,
         smoothing: float = ...,
         unknown_below: float = ...,
@@ -209,14 +211,14 @@ class Session:
         self,
         mode: Literal["window", "continual"] = "window",
         *,
-        seconds: float = 2.0,
-        hop: int = 5,
+        seconds: float | None = None,
+        hop: int | None = None,
         least_seconds: float | None = None,
         pool: int | None = None,
         spread: bool = False,
         n_streams: int | None = None,
         rate: float | None = None,
-        max_rate: float = 120.0,
+        max_rate: float | None = None,
         gap: float = 0.5,
         smoothing: float = 0.5,
         unknown_below: float = 0.3,
@@ -236,9 +238,9 @@ class Session:
             ``"per-body"`` or ``"none"``, scale ``"none"``, rotate ``"none"``, or ``"frame"`` with centre
             ``"per-body"``.
         seconds
-            Window: its length.
+            Window: its length; None: 2.
         hop
-            Window: frames from one answer to the next.
+            Window: frames from one answer to the next; None: 5.
         least_seconds
             Window: since the stream began, before its first answer; None: ``seconds``.
         pool
@@ -253,7 +255,7 @@ class Session:
             Frames a second. Window: where frames come without times; None: the file's, else 30. Continual: what the
             network reads; None: the file's. Frames without times come at that rate.
         max_rate
-            Window: frames a second for which memory is taken.
+            Window: frames a second for which memory is taken; None: 120.
         gap
             Seconds without a frame, after which the stream begins anew.
         smoothing
@@ -286,13 +288,11 @@ class Session:
         for name, value in {"least_seconds": least_seconds, "rate": rate}.items():
             if isinstance(value, (int, float)) and value < 0:
                 raise EdgeError(f"{name} must be at least 0, got {value}")
-        window = {"seconds": seconds, "hop": hop, "least_seconds": least_seconds, "max_rate": max_rate}
-        continual = {"pool": pool, "spread": spread, "n_streams": n_streams}
-        defaults = Session.stream.__kwdefaults__ or {}
+        window = _given(seconds=seconds, hop=hop, least_seconds=least_seconds, max_rate=max_rate)
+        continual = _given(pool=pool, spread=spread or None, n_streams=n_streams)
         for name, value in (continual if mode == "window" else window).items():
-            if value is not defaults[name] and value != defaults[name]:
-                other = "window" if mode == "continual" else "continual"
-                raise EdgeError(f"{name} is a setting of mode {other!r}, got {value!r} with mode {mode!r}")
+            other = "window" if mode == "continual" else "continual"
+            raise EdgeError(f"{name} is a setting of mode {other!r}, got {value!r} with mode {mode!r}")
         shared = {
             "bodies": 0,
             "rate": -1.0 if rate is None else rate,
@@ -304,12 +304,10 @@ class Session:
         if mode == "continual":
             if pool is not None and pool < 1:
                 raise EdgeError(f"pool must be at least 1, got {pool}")
-            continual["pool"] = 0 if pool is None else pool
             kind = ContinualStream if n_streams is None else ContinualStreams
-            continual["n_streams"] = 1 if n_streams is None else n_streams
-            return kind(self._session, self.classes, {**shared, **continual, "spread": bool(spread)})
-        window["least_seconds"] = -1.0 if least_seconds is None else least_seconds
-        return WindowStream(self._session, self.classes, {**shared, **window})
+            settings = {"pool": 0, "n_streams": 1, **continual, "spread": bool(spread)}
+            return kind(self._session, self.classes, {**shared, **settings})
+        return WindowStream(self._session, self.classes, {**shared, **WINDOW, **window})
 
     def _skeleton(self, path: object) -> Skeleton:
         joints = int(self.description["network"]["joints"])
@@ -330,3 +328,8 @@ class Session:
         if clips.ndim != rank:
             raise EdgeError(f"{wanted}, got {clips.shape}")
         return clips
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """Those that are told."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -119,11 +119,11 @@ def classify(config: ClassifyConfig) -> Classified:
     """
     if config.path is None:
         raise ValueError("name the raw file of a recording")
-    clip = read_clip(config.path, config.dataset)
+    clip = read_clip(config.path, config.dataset or "ntu")
     source = Skeleton.named(clip.skeleton)
     clip = fill_missing(clip, source)
     frames: NDArray[np.float32] = clip.frames
     session = Session(config.model, threads=config.threads, max_bodies=frames.shape[0], max_frames=frames.shape[1])
     if session.skeleton != source:
         frames = layout_map(source, session.skeleton)(frames)
-    return Classified(clip.name or config.path.stem, tuple(session.classify(frames, config.top)))
+    return Classified(clip.name or config.path.stem, tuple(session.classify(frames, config.top or 5)))

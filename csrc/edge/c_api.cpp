@@ -1,6 +1,5 @@
 // asma_edge.h, in terms of sessions.
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -10,6 +9,7 @@
 #include "cpu/dispatch.hpp"
 #include "edge/asma_edge.h"
 #include "edge/continual_stream.hpp"
+#include "edge/pooling.hpp"
 #include "edge/window_stream.hpp"
 
 struct asma_edge_model {
@@ -61,13 +61,6 @@ asma_edge_stream_settings whole(const asma_edge_stream_settings& given) {
             " bytes, got " + std::to_string(given.size));
     std::memcpy(&settings, &given, given.size);
     return settings;
-}
-
-void to_probabilities(float* logits, std::int64_t count) {
-    const float largest = *std::max_element(logits, logits + count);
-    double sum = 0;
-    for (std::int64_t k = 0; k < count; ++k) sum += logits[k] = std::exp(logits[k] - largest);
-    for (std::int64_t k = 0; k < count; ++k) logits[k] = static_cast<float>(logits[k] / sum);
 }
 
 }  // namespace
@@ -147,7 +140,10 @@ int asma_edge_classify(asma_edge_session* session, const float* recording, int64
         view.frame_stride = model.joints * model.channels;
         view.body_stride = asma::checked_product({frames, view.frame_stride});
         opened.run_recording(view, probabilities);
-        to_probabilities(probabilities, opened.network().classes());
+        const std::int64_t classes = opened.network().classes();
+        const asma::edge::Softmax softmax(probabilities, classes);
+        std::transform(probabilities, probabilities + classes, probabilities,
+                       [&](float logit) { return static_cast<float>(softmax(logit)); });
         return 0;
     });
 }

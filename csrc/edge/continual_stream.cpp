@@ -33,9 +33,12 @@ ContinualSettings checked(ContinualSettings settings, const Session& session) {
 }  // namespace
 
 ContinualStream::ContinualStream(const Session& session, const ContinualSettings& settings)
-    : Stream(session.shared_network(), checked(settings, session), settings.streams, nullptr),
+    : ContinualStream(checked(settings, session), session) {}
+
+ContinualStream::ContinualStream(const ContinualSettings& settings, const Session& session)
+    : Stream(session.shared_network(), settings, settings.streams, nullptr),
       engine_(network_, {streams_, slots_, settings.pool, settings.spread}),
-      frame_rate_(checked(settings, session).rate),
+      frame_rate_(settings.rate),
       recorded_(2 * frame_.size()),
       read_(frame_.size()),
       forgotten_(fresh_.size()),

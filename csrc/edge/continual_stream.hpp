@@ -28,6 +28,7 @@ public:
     std::int64_t pool() const { return engine_.pool(); }
 
 private:
+    ContinualStream(const ContinualSettings& checked, const Session& session);
     void admit(double, bool) const override {}
     bool take(double time) override;
     void restart() override;

@@ -1,6 +1,7 @@
 #include "edge/pooling.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace asma::edge {
 
@@ -31,6 +32,14 @@ void apply_head(const Model& model, const float* features, float* logits) {
         for (std::int64_t c = 0; c < width; ++c) sum += weight[c] * features[c];
         logits[k] = sum;
     }
+}
+
+Softmax::Softmax(const float* logits, std::int64_t classes) : largest_(*std::max_element(logits, logits + classes)) {
+    for (std::int64_t k = 0; k < classes; ++k) sum_ += std::exp(static_cast<double>(logits[k] - largest_));
+}
+
+double Softmax::operator()(float logit) const {
+    return std::exp(static_cast<double>(logit - largest_)) / sum_;
 }
 
 }  // namespace asma::edge

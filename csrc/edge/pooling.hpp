@@ -1,4 +1,4 @@
-// From the last block's map to logits.
+// From the last block's map to probabilities.
 #pragma once
 
 #include <cstdint>
@@ -15,5 +15,16 @@ void add_rows(const float* map, std::int64_t rows, std::int64_t channels, double
 
 // Features (D) of a clip to logits (classes).
 void apply_head(const Model& model, const float* features, float* logits);
+
+// What logits (classes) make of one of them: its probability.
+class Softmax {
+public:
+    Softmax(const float* logits, std::int64_t classes);
+    double operator()(float logit) const;
+
+private:
+    float largest_;
+    double sum_ = 0;
+};
 
 }  // namespace asma::edge

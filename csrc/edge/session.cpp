@@ -334,20 +334,13 @@ void Session::run(const float* clips, std::int64_t count, std::int64_t bodies, s
 
 void Session::run_recording(const ClipView& recording, float* logits) {
     const Turn turn(busy_);
+    run_in_turn(recording, logits);
+}
+
+void Session::run_in_turn(const ClipView& recording, float* logits) {
     const PreparedClip clip = prepare(network_->model(), recording, network_->most_frames(), most_rows_);
     run_prepared(clip.numbers.data(), 1, clip.bodies, clip.frames, logits);
     missing_ += clip.missing;
-}
-
-bool Session::run_window(const ClipView& recording, float* logits) {
-    PreparedClip clip;
-    try {
-        clip = prepare(network_->model(), recording, network_->most_frames(), most_rows_);
-    } catch (const Unreadable&) {
-        return false;
-    }
-    run_prepared(clip.numbers.data(), 1, clip.bodies, clip.frames, logits);
-    return true;
 }
 
 void Session::run_prepared(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames,

@@ -29,10 +29,11 @@ public:
     // clips (N, M, T, V, C) dense → logits (N, classes). Throws Error where the clip is too large, or the session is at
     // work in another thread.
     void run(const float* clips, std::int64_t count, std::int64_t bodies, std::int64_t frames, float* logits);
-    // One recording, prepared by the model's recipe → logits (classes). Throws Error likewise.
+    // One recording, prepared by the model's recipe → logits (classes). Throws Error likewise; Unreadable where the
+    // recipe finds nothing in it to read.
     void run_recording(const ClipView& recording, float* logits);
-    // The same for whoever holds the session's turn; false where the recipe finds nothing in it to read.
-    bool run_window(const ClipView& recording, float* logits);
+    // The same for whoever holds the session's turn.
+    void run_in_turn(const ClipView& recording, float* logits);
     std::atomic<bool>& busy() { return busy_; }
 
     // One call at a time: throws Error where another is at work.

@@ -6,6 +6,8 @@
 #include <optional>
 #include <utility>
 
+#include "edge/pooling.hpp"
+
 namespace asma::edge {
 namespace {
 
@@ -54,13 +56,11 @@ void Decision::take(const float* logits) {
     const std::size_t classes = probabilities_.size();
     // Numbers that are finite but huge overflow in the network: nothing can be said.
     if (!logits || !std::all_of(logits, logits + classes, [](float one) { return std::isfinite(one); })) return reset();
-    const float largest = *std::max_element(logits, logits + classes);
-    double sum = 0;
-    for (std::size_t k = 0; k < classes; ++k) sum += std::exp(static_cast<double>(logits[k] - largest));
+    const Softmax softmax(logits, static_cast<std::int64_t>(classes));
     const double before = fresh_ ? 0 : settings_.smoothing;
     for (std::size_t k = 0; k < classes; ++k) {
-        const double now = std::exp(static_cast<double>(logits[k] - largest)) / sum;
-        probabilities_[k] = static_cast<float>(before * static_cast<double>(probabilities_[k]) + (1 - before) * now);
+        const double kept = before * static_cast<double>(probabilities_[k]);
+        probabilities_[k] = static_cast<float>(kept + (1 - before) * softmax(logits[k]));
     }
     fresh_ = false;
     const auto likelihood = [&](std::int64_t k) {

@@ -41,9 +41,12 @@ WindowSettings checked(WindowSettings settings, const Session& session) {
 }  // namespace
 
 WindowStream::WindowStream(std::shared_ptr<Session> session, const WindowSettings& settings)
-    : Stream(session->shared_network(), checked(settings, *session), 1, &session->busy()),
+    : WindowStream(checked(settings, *session), session) {}
+
+WindowStream::WindowStream(const WindowSettings& settings, std::shared_ptr<Session> session)
+    : Stream(session->shared_network(), settings, 1, &session->busy()),
       session_(std::move(session)),
-      settings_(checked(settings, *session_)),
+      settings_(settings),
       frame_size_(slots_ * body_),
       most_frames_(frames_of(settings_) + 1) {
     if (checked_product({most_frames_, frame_size_}) > largest_ring)
@@ -122,7 +125,11 @@ void WindowStream::run() {
         for (std::int64_t t = 0; t < count_ && !somebody; ++t) somebody = view.present(m, t);
     // Bodies may be there and not be read: by a recipe that looks at the first body alone, or that they are too flat
     // for.
-    if (somebody) somebody = session_->run_window(view, logits_.data());
+    try {
+        if (somebody) session_->run_in_turn(view, logits_.data());
+    } catch (const Unreadable&) {
+        somebody = false;
+    }
     answer(0, somebody ? logits_.data() : nullptr,
            times_[static_cast<std::size_t>((first_ + count_ - 1) % most_frames_)], count_);
 }

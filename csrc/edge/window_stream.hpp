@@ -26,6 +26,7 @@ public:
     std::vector<float> window(std::int64_t& frames) const;
 
 private:
+    WindowStream(const WindowSettings& checked, std::shared_ptr<Session> session);
     void admit(double time, bool anew) const override;
     bool take(double time) override;
     void restart() override;

@@ -22,6 +22,7 @@ from ops.contract import assert_within_budget, instruction_set, instruction_sets
 from asma_fast import Skeleton, __version__
 from asma_fast.data import Preprocessing
 from asma_fast.edge import Session
+from asma_fast.edge.session import WINDOW
 
 SOURCE = Path(__file__).resolve().parents[2]
 CROSS = "aarch64-linux-gnu-"
@@ -338,8 +339,8 @@ def test_a_stream_in_c_is_the_stream_of_python(library, tmp_path):
     defaults = inspect.signature(Session.stream).parameters
     for name, _ in Settings._fields_:
         if name in defaults:
-            wanted = {"mode": 0, "pool": 0}.get(name, defaults[name].default)
-            assert getattr(calls.settings(), name) == (-1 if wanted is None else wanted)
+            wanted = {"mode": 0, "pool": 0, "rate": -1, **WINDOW}.get(name, defaults[name].default)
+            assert getattr(calls.settings(), name) == wanted
     old = calls.settings(size=8)
     assert not calls.native.asma_edge_stream_open(opened, ctypes.byref(old), calls.error, 256)
     assert "settings must come from asma_edge_stream_defaults of this version" in calls.said()

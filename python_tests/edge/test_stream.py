@@ -213,7 +213,7 @@ def test_a_closed_stream_says_so(session):
         ({"gap": -1}, "gap must be from 0 to 3600, got -1"),
         ({"hop": 5.0}, "a stream's settings must be numbers, hop a whole one"),
         ({"hop": 2**70}, "a stream's settings must be numbers, hop a whole one"),
-        ({"seconds": None}, "a stream's settings must be numbers"),
+        ({"seconds": "two"}, "a stream's settings must be numbers"),
         ({"least_seconds": -1}, "least_seconds must be at least 0, got -1"),
         ({"mode": "both"}, "mode must be 'window' or 'continual', got 'both'"),
         ({"rate": -1}, "rate must be at least 0, got -1"),
