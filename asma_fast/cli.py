@@ -174,6 +174,12 @@ def _distill(config: Any) -> int:
     return _told(distill(config))
 
 
+def _online(config: Any) -> int:
+    from asma_fast.training import online
+
+    return _told(online(config))
+
+
 def _told(result: Any) -> int:
     """Prints what a verb measured and where its records are, in the first of its processes."""
     if result.rank == 0:
@@ -363,6 +369,11 @@ VERBS: dict[str, Verb] = {
         "teach a light student what a trained network says of clips, with labels or without",
         _distill,
         _configs("DistillConfig", "configs_distill"),
+    ),
+    "online": Verb(
+        "train a network for streams on continuous recordings or trimmed clips, and measure it by its stream",
+        _online,
+        _configs("OnlineConfig", "configs_online"),
     ),
     "robust": Verb(
         "measure a network on test recordings with noise: jitter, missing joints, dropped frames, another camera",

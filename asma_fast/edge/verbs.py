@@ -63,7 +63,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
         class_names=record["classes"],
         precision=config.precision,
         calibration=None if config.calibration is None else _calibration_clips(config.calibration, config, record),
-        rate=config.rate,
+        rate=record.get("rate") if config.rate is None else config.rate,
     )
 
 
