@@ -14,7 +14,9 @@ class ExportConfig:
     """Export."""
 
     checkpoint: Path | None = option(
-        None, "checkpoint of distill, online, finetune, semi or transfer; of two encoders to ONNX alone", positional=True
+        None,
+        "checkpoint of distill, online, finetune, semi or transfer; of two encoders to ONNX alone",
+        positional=True,
     )
     out: Path = option(Path("model.safetensors"), "model file to write; *.onnx: for other runtimes")
     rate: float | None = option(

@@ -154,9 +154,9 @@ class STGCN(nn.Module):
         view
             Of N rows or 1; its nodes are the skeleton's joints. None: the clip as it is.
         last
-            Average over so many of the last block's frames alone, the last ones, or as many as there are; who is
-            present is then told by the ``last`` times product of strides frames before the end of that average. Of a
-            causal network that is what a continual stream of ``pool=last`` says (:class:`asma_fast.edge.stream.Continual`).
+            Average over so many of the last block's frames alone, the last ones, or as many as there are; bodies are
+            present that are there in the ``last * period`` kept frames up to that of the last. Of a causal network this
+            is what a continual stream of ``pool=last`` says (:class:`asma_fast.edge.stream.Continual`).
         seed
             Keys dropout: int64 tensor of shape (), or an int. None draws one from torch's default generator.
         ids

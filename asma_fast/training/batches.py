@@ -35,9 +35,7 @@ class EpochBatches(Sampler[list[int]]):
         If there are fewer than two clips a rank, or the batch cannot be shared out evenly.
     """
 
-    def __init__(
-        self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1, *, anew: bool = False
-    ) -> None:
+    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1, *, anew: bool = False) -> None:
         self.count, self.batch, self.seed = count, min(batch, count), seed
         self.rank, self.world, self.epoch, self.anew = rank, world, 0, anew
         if self.batch < 2 * world:

@@ -111,7 +111,7 @@ class Clips:
 
     @property
     def anew(self) -> bool:
-        """Whether they are drawn anew at each step, of which :class:`~asma_fast.training.batches.EpochBatches` tells."""
+        """Whether they are drawn anew at each step, of which the rows then tell."""
         return False
 
     @cached_property

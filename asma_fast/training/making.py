@@ -97,7 +97,7 @@ class ClipMaker:
         return x
 
     def frames(self, store: Store, place: int, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """``(M, T, V, C)``: some recorded frames of a clip, of the bodies and in the layout that are kept, not prepared.
+        """``(M, T, V, C)``: some frames of a clip as recorded, of the bodies that are kept, in the layout asked for.
 
         Raises
         ------

@@ -224,9 +224,7 @@ def _trained(
         path,
         kind="online",
         record={
-            "network": classifier_network(
-                encoder_network(config, windows.skeleton, coordinates), len(windows.classes)
-            ),
+            "network": classifier_network(encoder_network(config, windows.skeleton, coordinates), len(windows.classes)),
             "rate": config.rate,
             "mode": config.mode,
             "teacher": told,
@@ -263,7 +261,9 @@ def _measured(
     scores = online_scores(tracks, len(test.classes), test.background)
     confusion = scores.confusion
     totals = confusion.sum(axis=1)
-    shares = tuple(float(hit / total) if total else float("nan") for hit, total in zip(confusion.diagonal(), totals, strict=True))
+    shares = tuple(
+        float(hit / total) if total else float("nan") for hit, total in zip(confusion.diagonal(), totals, strict=True)
+    )
     end = float(np.mean([track.likeliest[-1] == track.truth[-1] for track in tracks])) if test.trimmed else None
     store: Store = test.store
     about = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def runs(labels: Labels) -> list[tuple[int, int, int]]:
     [(3, 0, 2), (1, 2, 3)]
     """
     bounds = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    return [(int(labels[start]), start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [(int(labels[start]), start, stop) for start, stop in pairwise(bounds)]
 
 
 def online_scores(tracks: Sequence[Track], classes: int, background: int = NOTHING) -> OnlineScores:

@@ -154,7 +154,15 @@ class WindowBatch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One draw: the numbers of the frames ``(place, numbers)`` that are read, piece by piece, and the label."""
+    """One draw.
+
+    Parameters
+    ----------
+    pieces
+        ``(place, numbers)``: frames of recordings, one piece after the other.
+    label
+        Of the last of them.
+    """
 
     pieces: tuple[tuple[int, NDArray[np.int64]], ...]
     label: int
@@ -162,23 +170,35 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Windows(Clips):
-    """Draws out of recordings, other ones at each step: a pure function of (seed, epoch, id), and of the batch the
-    length of what comes before.
+    """Draws out of recordings, other ones at each step: a function of (seed, epoch, id), and of the batch's number.
 
     How they are drawn is ours, not a paper's. An epoch has a draw for each ``window`` that a recording is long: draw j
-    of K ends at a frame in the j-th of K equal parts of its labelled frames. The frame's label is the draw's. What comes
-    before is one of ``config.before``; where a recording has not so many frames, its first is repeated.
+    of K ends at a frame in the j-th of K equal parts of its labelled frames, and has that frame's label. What comes
+    before the window is one of ``config.before``; where a recording has not so many frames, its first is repeated.
 
-    ``"real"``: its own frames. ``"held"``: the window's first frame, repeated. ``"other"``: the end of another
-    recording, up to the window's or this recording's first frame, as if it had been cut there. ``"cold"``: nothing, as
-    if the stream had begun there; it is of a whole batch. Of a causal network a cold batch has from half a window's
-    outputs to all of them, any other batch a window's and any number of outputs, up to ``config.context`` frames, before
-    them; all end at a frame that a continual stream answers. Of a network for windows what comes before is only what is
-    wanting in the window where a recording is too young, and of ``"cold"`` it wants: what there is is stretched, as a
-    stream does that answers early.
+    - ``"real"``: the recording's own frames.
+    - ``"held"``: the window's first frame, repeated.
+    - ``"other"``: the end of another recording, as if the camera had been cut to the window, or to this recording's
+      first frame where that is later.
+    - ``"cold"``: nothing, as if the stream had begun there.
 
-    A causal network's frames are read at ``rate``, and prepared each by itself; a window holds the recorded frames of
-    the last ``window / rate`` seconds, prepared as one recording.
+    Of a causal network all draws of a batch are as long, and end at a frame that a continual stream answers. A batch is
+    cold as often as ``config.before`` says, and then has from half a window's outputs to all of them; any other has a
+    window's, and before them any number, up to ``config.context`` frames. They are read at ``rate``, and each is
+    prepared by itself.
+
+    Of a network for windows a draw holds the recorded frames of the last ``window / rate`` seconds, prepared as one
+    recording. What comes before then only fills a window that begins before its recording; of ``"cold"`` nothing fills
+    it, and what there is is stretched, as by a stream that answers early.
+
+    Parameters
+    ----------
+    recordings, config
+        What is drawn from, and how.
+    ends
+        Place → numbers of the frames that a draw may end at.
+    shown
+        Recipe of teachers, which read the window alone; None: there are none.
     """
 
     recordings: Recordings = field(kw_only=True)
@@ -201,7 +221,7 @@ class Windows(Clips):
         given = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         steps, places = np.divmod(given, len(self))
         epoch, number = divmod(int(steps[0]), len(self) // min(self.config.batch, len(self)))
-        cold, frames = self._length(epoch, number)
+        cold, frames = self.length(epoch, number)
         ids = self.ids[torch.from_numpy(places)]
         samples = self.samples(epoch, ids.numpy(), frames, cold)
         made, windows, recipe = [], [], replace(self.preprocessing, frames=None)
@@ -220,7 +240,7 @@ class Windows(Clips):
         labels = torch.tensor([sample.label for sample in samples])
         return WindowBatch(_stacked(made), labels, ids, _stacked(windows) if windows else None)
 
-    def _length(self, epoch: int, number: int) -> tuple[bool, int]:
+    def length(self, epoch: int, number: int) -> tuple[bool, int]:
         """Whether the ``number``-th batch of an epoch is cold, and how many frames a causal network reads of it."""
         config, kinds = self.config, self.config.before
         seed = derive_seed(config.seed, WINDOWS, epoch, number)
@@ -339,7 +359,8 @@ def _prepared(recipe: Preprocessing, raw: NDArray[np.float32], skeleton: Skeleto
     """``(M, T, V, C)``: frames prepared as one recording; zeros where nobody is there."""
     if not raw.any():
         return np.zeros((raw.shape[0], recipe.frames or raw.shape[1], *raw.shape[2:]), np.float32)
-    return recipe(np.ascontiguousarray(raw), skeleton).transpose(3, 1, 2, 0)
+    made: NDArray[np.float32] = recipe(np.ascontiguousarray(raw), skeleton).transpose(3, 1, 2, 0)
+    return made
 
 
 def _stacked(made: Sequence[NDArray[np.float32]]) -> torch.Tensor:

@@ -1,10 +1,10 @@
 """``python benchmarks/accuracy/online_study.py --work FOLDER``: networks for streams, measured by streams.
 
-PRECOG, untrimmed, persons 1–8 train, 9–12 test: both modes, frame by frame and action by action. NW-UCLA, trimmed, views
-1 and 2 train, view 3 tests: the causal network at the clip's last frame, cold, after a pose that is held for five
+PRECOG, untrimmed, persons 1–8 train, 9–12 test: both modes, frame by frame and action by action. NW-UCLA, trimmed,
+views 1 and 2 train, view 3 tests: the causal network at a clip's last frame, cold, after a pose that is held for five
 seconds, and after another test clip; trained on all that may come before, and cold alone. The window of PRECOG is
-chosen on persons 7 and 8, of networks trained on persons 1–6; nothing else is chosen. What is found in the folder is kept.
-Recordings are looked for where ``ASMA_DATA`` says. ``ONLINE.md`` tells what came of it.
+chosen on persons 7 and 8, by networks trained on persons 1–6; nothing else is chosen. What is found in the folder is
+kept. Recordings are looked for where ``ASMA_DATA`` says. ``ONLINE.md`` tells what came of it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,17 @@ from asma_fast.training.supervised import fit, predict_logits
 
 SHARED: dict[str, Any] = {"accelerator": "cpu", "progress": False, "save_every": 50}
 MODES = {"continual": True, "window": False}
-WINDOWS = (24, 48)
+# What is tried on the inner split, by mode.
+GRID: dict[str, tuple[dict[str, Any], ...]] = {
+    "continual": (
+        {"window": 12, "lr": 1e-2, "shear": 0.1},
+        {"window": 24, "lr": 1e-2, "shear": 0.1},
+        {"window": 12, "lr": 3e-3, "shear": 0.1},
+        {"window": 24, "lr": 3e-3, "shear": 0.5},
+        {"window": 48, "lr": 3e-3, "shear": 0.5},
+    ),
+    "window": ({"window": 24, "lr": 1e-2, "shear": 0.1}, {"window": 36, "lr": 1e-2, "shear": 0.1}),
+}
 HELD_SECONDS = 5.0
 Hits = NDArray[np.float64]
 
@@ -69,30 +79,26 @@ def trained(out: Path, data: Path, **options: Any) -> dict[str, Any]:
     return read_record(file)
 
 
-def chosen_window(work: Path, inner: Path, mode: str, steps: int) -> tuple[int, dict[int, float]]:
-    """The window of the best macro F1 on held-out training persons, and that of each."""
-    found = {}
-    for window in WINDOWS:
-        record = trained(
-            work / f"inner-{mode}-{window}", inner, causal=MODES[mode], window=window, steps=steps, name=mode
-        )
-        found[window] = float(record["online"]["macro_f1"])
-    return max(found, key=lambda window: found[window]), found
+def chosen(work: Path, inner: Path, mode: str, steps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The options of the best macro F1 on held-out training persons, and what each came to."""
+    found = []
+    for number, options in enumerate(GRID[mode]):
+        record = trained(work / f"inner-{mode}-{number}", inner, causal=MODES[mode], steps=steps, **options)
+        found.append({**options, **{name: record["online"][name] for name in ("accuracy", "macro_f1")}})
+    return GRID[mode][int(np.argmax([one["macro_f1"] for one in found]))], found
 
 
 def precog(work: Path, paths: Mapping[str, Path], seeds: int, steps: int) -> dict[str, Any]:
     """Both modes on PRECOG."""
     told: dict[str, Any] = {}
     for mode, causal in MODES.items():
-        window, inner = chosen_window(work, paths["inner"], mode, steps // 2)
+        best, inner = chosen(work, paths["inner"], mode, steps // 2)
         records = [
-            trained(
-                work / f"precog-{mode}-{seed}", paths["precog"], causal=causal, window=window, steps=steps, seed=seed
-            )
+            trained(work / f"precog-{mode}-{seed}", paths["precog"], causal=causal, steps=steps, seed=seed, **best)
             for seed in range(seeds)
         ]
         told[mode] = {
-            "window": window,
+            "chosen": best,
             "inner": inner,
             "seeds": [record["online"] for record in records],
             "frames": interval(rates(records, "right")),
@@ -114,7 +120,7 @@ def _record(work: Path, mode: str, seed: int) -> dict[str, Any]:
 
 
 def rates(records: list[dict[str, Any]], what: str) -> Hits:
-    """``(seeds, recordings)``: the share of a recording's frames that are right, or of its actions that are detected."""
+    """``(seeds, recordings)``: share of a recording's frames that are right, or of its actions that are detected."""
 
     def rate(one: Mapping[str, Any]) -> float:
         if what == "detected":
