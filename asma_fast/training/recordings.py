@@ -6,16 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from asma_fast.config import build
 from asma_fast.data import Preprocessing, Store
 from asma_fast.philox import Purpose, derive_seed, uniform
 from asma_fast.skeleton import Skeleton
 from asma_fast.training.configs_online import Before, OnlineConfig
-from asma_fast.training.dataset import Clips
+from asma_fast.training.dataset import Clips, open_data, split_of
 from asma_fast.training.loop import WINDOWS
 from asma_fast.training.making import ClipMaker, clip_ids
 
@@ -344,6 +346,20 @@ def windows_of(recordings: Recordings, config: OnlineConfig, shown: Preprocessin
         ends=ends,
         shown=shown,
     )
+
+
+def windows_again(record: Mapping[str, Any], data: Path) -> Windows:
+    """What a network was trained on, by its checkpoint's record: draws out of the training part of a store.
+
+    Raises
+    ------
+    ValueError
+        If the store does not fit it.
+    """
+    config = build(OnlineConfig, ("checkpoint", {**record["config"], "data": data}))
+    store = open_data(config)
+    places, _ = store.split(split_of(store, config.split))
+    return windows_of(Recordings.of(config, store, places), config)
 
 
 def by_frame(recipe: Preprocessing, raw: NDArray[np.float32], skeleton: Skeleton) -> NDArray[np.float32]:

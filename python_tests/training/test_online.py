@@ -173,7 +173,7 @@ def test_windows_hold_the_last_seconds(kind, tmp_path):
     config = config_of(continuous(tmp_path / "s", fps=30.0), causal=False, context=None, before=kind, window=30)
     drawn = windows(config)
     for sample in drawn.samples(0, drawn.ids.numpy(), 30, kind == "cold"):
-        place, own = sample.pieces[-1]
+        _, own = sample.pieces[-1]
         end = int(own[-1])
         if kind == "cold":
             assert own.tolist() == list(range(max(0, end - 44), end + 1))
@@ -298,11 +298,20 @@ def test_a_checkpoint_is_exported_with_its_rate_and_pool(trained, tmp_path, caps
     assert Session(path).description["rate"] == 15
 
 
+def test_int8_is_calibrated_on_draws(whole, trained, tmp_path):
+    path = tmp_path / "int8.safetensors"
+    words = ["--precision", "int8", "--calibration", str(whole), "--out", str(path)]
+    assert main(["export", str(trained[False].checkpoint), *words]) == 0
+    with Session(path).stream("window", seconds=0.6) as stream:
+        said = pushed(stream, Store.open(whole)[0].frames, FPS, ("none", *CLASSES))
+    assert said.logits.any()
+
+
 def test_it_learns(whole, tmp_path):
-    options = {"channels": (8, 8, 16), "epochs": 20, "lr": 2e-2, "window": 6, "flip": 0, "shear": 0}
+    options = {"channels": (8, 8, 16), "epochs": 40, "lr": 2e-2, "window": 6, "flip": 0, "shear": 0}
     result = online(config_of(whole, tmp_path, **options, context=10))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
     told = result.record["online"]
     assert told["accuracy"] > 0.6  # rest is a third
     assert told["detected"] > 0.6
@@ -384,7 +393,7 @@ def test_stores_that_do_not_fit_are_told(whole, trimmed, tmp_path):
     ready = toy_store(tmp_path / "ready", 9, preprocessing=Preprocessing(16, rotate="none"))
     with pytest.raises(ValueError, match=r"was prepared with 16 frames a clip; streams need frames as\s+recorded"):
         online(config_of(ready, tmp_path / "run"))
-    with pytest.raises(ValueError, match="a continual stream prepares each frame by itself.*small has others"):
+    with pytest.raises(ValueError, match=r"a continual stream prepares each frame by itself.*small has others"):
         online(config_of(whole, tmp_path / "run", preprocessing="small"))
     with pytest.raises(ValueError, match="the test part of the split has no labelled clips"):
         online(config_of(trimmed, tmp_path / "run", split="none"))
