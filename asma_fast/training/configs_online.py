@@ -17,7 +17,11 @@ CONTEXT = 150  # frames, of a causal network: about the receptive field of the e
 
 @dataclass(frozen=True)
 class OnlineConfig(LabelledConfig, EncoderConfig):
-    """Training for streams; the encoder is the one that they run."""
+    """Training for streams; the encoder is the one that they run.
+
+    Defaults are ours; those of window, learning rate and shear were chosen on an inner split of PRECOG
+    (``benchmarks/accuracy/ONLINE.md``).
+    """
 
     causal: bool = option(
         True, "for continual streams: temporal convolutions read no later frames; else for streams of windows"
@@ -29,7 +33,7 @@ class OnlineConfig(LabelledConfig, EncoderConfig):
     rate: float = option(
         30.0, "frames a second that the network reads; recordings that tell of no rate are taken to be at it"
     )
-    window: int = option(48, "frames that an answer is about")
+    window: int = option(24, "frames that an answer is about")
     context: int | None = option(
         None, f"causal: the most frames before the window, drawn for each batch; by default {CONTEXT}"
     )
@@ -48,13 +52,13 @@ class OnlineConfig(LabelledConfig, EncoderConfig):
     alpha: float = option(0.7, "weight of the teacher's word, the rest the labels'")
     hop: int = option(5, "streams of windows, when measured: frames from one answer to the next")
     crop: Literal["pad", "resize", "none"] = option("none", "none: what is read is cut out of recordings by its time")
-    shear: float = option(0.5, "off-diagonals of the shear are U(-x, x)")
+    shear: float = option(0.1, "off-diagonals of the shear are U(-x, x)")
     rotation: Literal["axis", "vertical", "none"] = option(
         "vertical", "axis: one random main axis; vertical: about the axis that points up, either way"
     )
     rotation_other: float = option(5.0, "largest angle about the others, degrees")
     optimiser: Literal["adam", "adamw"] = option("adamw", "Adam with L2 in the gradient, or AdamW")
-    lr: float = option(3e-3, "learning rate after warm-up")
+    lr: float = option(1e-2, "learning rate after warm-up")
     weight_decay: float = option(1e-4, "weight decay")
     warmup: float = option(0.05, "epochs of warm-up from 0; below 1, a share of the run")
     schedule: Literal["epoch", "step"] = option("step", "change the learning rate each epoch or each step")

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from programs import start_verb
+from test_processes import finish, start_all
 from toys import CLASSES, SKELETON, frames_of, half, toy_store
 
 from asma_fast.cli import main
@@ -18,6 +20,7 @@ from asma_fast.edge import Session
 from asma_fast.training import CheckpointError, OnlineConfig, online
 from asma_fast.training.batches import EpochBatches
 from asma_fast.training.checkpoint import load_checkpoint
+from asma_fast.training.loop import read_losses
 from asma_fast.training.models import load_model
 from asma_fast.training.online import LastOutputs
 from asma_fast.training.online_scores import Track, online_scores
@@ -410,6 +413,21 @@ def test_a_run_of_other_windows_is_not_continued(whole, tmp_path):
     online(config_of(whole, tmp_path, epochs=1, hop=3))  # of the measurement alone
 
 
+def words_of(options: dict[str, object]) -> list[str]:
+    """A command line."""
+    given = {key: ",".join(map(str, value)) if isinstance(value, tuple) else value for key, value in options.items()}
+    return ["online", "--no-progress", *(f"--{key}={value}" for key, value in given.items() if key != "progress")]
+
+
+def test_processes_train_what_one_process_trains(whole, tmp_path):
+    one, two = ({**TINY, "lr": 1e-3, "data": whole, "split": "half", "out": tmp_path / name} for name in "ab")
+    told = [finish(process) for process in (start_verb(*words_of(one)), *start_all(2, words_of(two)))]
+    assert told[0].splitlines()[0] == told[1].splitlines()[0]
+    assert told[2] == ""
+    first, second = (read_losses(tmp_path / name / "metrics.jsonl")["online"] for name in "ab")
+    assert first == pytest.approx(second, rel=1e-5)
+
+
 def test_precog_end_to_end(recordings, tmp_path, capsys):
     source = tmp_path / "raw"
     source.mkdir()
@@ -419,14 +437,9 @@ def test_precog_end_to_end(recordings, tmp_path, capsys):
     data = tmp_path / "precog.safetensors"
     assert prepare(PrepareConfig("precog", data, source, cut=False)).ok
     given = {**TINY, "data": data, "out": tmp_path / "run", "rate": 30, "window": 24, "context": 24, "epochs": 1}
-    words = ["--no-progress" if key == "progress" else f"--{key}={_word(value)}" for key, value in given.items()]
-    assert main(["online", *words]) == 0
+    assert main(words_of(given)) == 0
     shown = capsys.readouterr().out
     assert "continual stream over 1 test recordings" in shown
     record = read_record(tmp_path / "run" / "record-online.json")
     assert record["background"] == "none"
     assert record["online"]["frames"] == Store.open(data).lengths[Store.open(data).split("xsub")[1]].sum()
-
-
-def _word(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
