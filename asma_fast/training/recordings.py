@@ -261,7 +261,8 @@ class Windows(Clips):
     def _sample(self, id_: int, draws: list[float], frames: int, cold: bool) -> Sample:
         config, place = self.config, id_ & 0xFFFFFFFF
         ends = self.ends[place]
-        end = int(ends[int(((id_ >> 32) + draws[_END]) / self._parts(place) * len(ends))])
+        share = ((id_ >> 32) + draws[_END]) / self._parts(place)
+        end = int(ends[min(int(share * len(ends)), len(ends) - 1)])
         window = config.window
         if not config.causal:
             fps = self.recordings.fps(place)

@@ -47,6 +47,7 @@ GRID: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "window": ({"window": 24, "lr": 1e-2, "shear": 0.1}, {"window": 36, "lr": 1e-2, "shear": 0.1}),
 }
+PREFIXES = ("cold", "held", "other")
 HELD_SECONDS = 5.0
 Hits = NDArray[np.float64]
 
@@ -151,7 +152,7 @@ def nw_ucla(work: Path, data: Path, seeds: int, steps: int) -> dict[str, Any]:
     hits["clip"] = np.stack([of_clips(work / f"nw-ucla-clip-{seed}", data, steps, seed) for seed in range(seeds)])
     told: dict[str, Any] = {name: interval(one) for name, one in hits.items()}
     told["context - cold"] = {
-        prefix: interval(hits[f"context {prefix}"] - hits[f"cold {prefix}"]) for prefix in ("cold", "held", "other")
+        prefix: interval(hits[f"context {prefix}"] - hits[f"cold {prefix}"]) for prefix in PREFIXES
     }
     return told
 
@@ -161,7 +162,7 @@ def ends(out: Path, data: Path) -> dict[str, Hits]:
     store = Store.open(data)
     config = build(OnlineConfig, ("study", {"data": data, "out": out, **UCLA}))
     recordings = Recordings.of(config, store, store.split("xview")[1])
-    places, found = recordings.places.tolist(), {"cold": [], "held": [], "other": []}
+    places, found = recordings.places.tolist(), {prefix: list[float]() for prefix in PREFIXES}
     # A cycle in a random order: each clip comes before another one.
     order = np.random.default_rng(0).permutation(len(places))
     former = {places[this]: places[that] for this, that in zip(order, np.roll(order, 1), strict=True)}
@@ -198,6 +199,48 @@ def of_clips(out: Path, data: Path, steps: int, seed: int) -> Hits:
     return (logits.argmax(axis=1) == parts.test.labels.numpy()).astype(np.float64)
 
 
+def tables(told: Mapping[str, Any]) -> list[str]:
+    """The results as Markdown."""
+    lines = ["| mode | window | rate | shear | frames, inner | macro F1, inner |", "|---|---|---|---|---|---|"]
+    for mode in MODES:
+        for one in told["precog"][mode]["inner"]:
+            scores = " | ".join(_percent(one[name]) for name in ("accuracy", "macro_f1"))
+            lines.append(f"| {mode} | {one['window']} | {one['lr']:g} | {one['shear']:g} | {scores} |")
+    lines += ["", f"| PRECOG | {' | '.join(MODES)} |", "|---|---|---|"]
+    names = ("accuracy", "macro_f1", "accuracy_named", "macro_f1_named", "detected", "delay_mean", "delay_median")
+    for name in (*names, "false_alarms_per_minute"):
+        cells = []
+        for mode in MODES:
+            values = [one[name] for one in told["precog"][mode]["seeds"]]
+            as_share = name.startswith(("accuracy", "macro", "detected"))
+            shown = [
+                f"{100 * value:.1f}" if as_share else f"{value:.2f}" for value in [float(np.mean(values)), *values]
+            ]
+            cells.append(f"{shown[0]} ({', '.join(shown[1:])})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for what in ("frames", "frames_named", "detected"):
+        cells = [_interval(told["precog"][mode][what]) for mode in MODES]
+        lines.append(f"| {what}, recordings alike | {' | '.join(cells)} |")
+    for what, one in told["precog"]["difference"].items():
+        lines.append(f"| {what}, difference | {_interval(one)} | |")
+    lines += ["", "| NW-UCLA, trained on | cold | after a held pose | after another clip |", "|---|---|---|---|"]
+    ucla = told["nw-ucla"]
+    for name in ("context", "cold"):
+        cells = [_interval(ucla[f"{name} {prefix}"]) for prefix in PREFIXES]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines.append(f"| context − cold | {' | '.join(_interval(ucla['context - cold'][prefix]) for prefix in PREFIXES)} |")
+    return [*lines, f"| whole clips, not causal | {_interval(ucla['clip'])} | | |"]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _interval(found: Any) -> str:
+    mean, (low, high) = found
+    return f"{100 * mean:.1f} ({100 * low:.1f} … {100 * high:.1f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of stores, runs and results.json")
@@ -215,7 +258,7 @@ def main() -> None:
         "nw-ucla": nw_ucla(work, paths["nw-ucla"], options.seeds_ucla, options.steps),
     }
     (work / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(told, indent=2))
+    print("\n".join(tables(told)))
 
 
 if __name__ == "__main__":
