@@ -142,14 +142,16 @@ def nw_ucla(work: Path, data: Path, seeds: int, steps: int) -> dict[str, Any]:
     for name, before in (("context", "real,held,other,cold"), ("cold", "cold")):
         each = []
         for seed in range(seeds):
-            out = work / f"nw-ucla-{name}-{seed}"
+            out = work / f"nw-ucla-{name}-{steps}-{seed}"
             trained(out, data, before=before, steps=steps, seed=seed, **UCLA)
             if not (out / "ends.npz").exists():
                 np.savez(out / "ends.npz", **ends(out, data))
             each.append(dict(np.load(out / "ends.npz")))
         for prefix in each[0]:
             hits[f"{name} {prefix}"] = np.stack([one[prefix] for one in each])
-    hits["clip"] = np.stack([of_clips(work / f"nw-ucla-clip-{seed}", data, steps, seed) for seed in range(seeds)])
+    hits["clip"] = np.stack(
+        [of_clips(work / f"nw-ucla-clip-{steps}-{seed}", data, steps, seed) for seed in range(seeds)]
+    )
     told: dict[str, Any] = {name: interval(one) for name, one in hits.items()}
     told["context - cold"] = {
         prefix: interval(hits[f"context {prefix}"] - hits[f"cold {prefix}"]) for prefix in PREFIXES
@@ -246,7 +248,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of stores, runs and results.json")
     parser.add_argument("--seeds", type=int, default=3, help="of each network of PRECOG (default: 3)")
     parser.add_argument("--seeds-ucla", type=int, default=1, help="of each network of NW-UCLA (default: 1)")
-    parser.add_argument("--steps", type=int, default=600, help="of training (default: 600)")
+    parser.add_argument("--steps", type=int, default=600, help="of training on PRECOG (default: 600)")
+    parser.add_argument("--steps-ucla", type=int, default=1800, help="of training on NW-UCLA (default: 1800)")
     parser.add_argument("--inner-steps", type=int, default=400, help="the same on the inner split (default: 400)")
     options = parser.parse_args()
     work = options.work
@@ -255,7 +258,7 @@ def main() -> None:
     paths = stores(work, Path(os.environ.get("ASMA_DATA") or root / "../shared/data"))
     told = {
         "precog": precog(work, paths, options.seeds, options.steps, options.inner_steps),
-        "nw-ucla": nw_ucla(work, paths["nw-ucla"], options.seeds_ucla, options.steps),
+        "nw-ucla": nw_ucla(work, paths["nw-ucla"], options.seeds_ucla, options.steps_ucla),
     }
     (work / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     print("\n".join(tables(told)))
