@@ -311,7 +311,7 @@ def test_int8_is_calibrated_on_draws(whole, trained, tmp_path):
 
 
 def test_it_learns(whole, tmp_path):
-    options = {"channels": (8, 8, 16), "epochs": 40, "lr": 2e-2, "window": 6, "flip": 0, "shear": 0}
+    options = {"channels": (8, 8, 16), "epochs": 40, "batch": 16, "lr": 3e-2, "window": 6, "flip": 0, "shear": 0}
     result = online(config_of(whole, tmp_path, **options, context=10))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.6 * losses[0]
