@@ -75,6 +75,9 @@ def pushed(
 def tracks_of(session: Session, recordings: Recordings, mode: str, settings: dict[str, Any]) -> list[Track]:
     """What a session's stream says of each recording, one after the other, beginning anew with each."""
     tracks = []
+    if mode == "window":
+        most = (Session.stream.__kwdefaults__ or {})["max_rate"]
+        settings = {"max_rate": max(most, *map(recordings.fps, recordings.places.tolist())), **settings}
     with session.stream(mode, **settings) as stream:  # type: ignore[call-overload]
         for place in recordings.places.tolist():
             fps = recordings.fps(place)
