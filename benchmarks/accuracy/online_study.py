@@ -203,7 +203,7 @@ def of_clips(out: Path, data: Path, steps: int, seed: int) -> Hits:
 
 def tables(told: Mapping[str, Any]) -> list[str]:
     """The results as Markdown."""
-    lines = ["| mode | window | rate | shear | frames, inner | macro F1, inner |", "|---|---|---|---|---|---|"]
+    lines = ["| mode | window | learning rate | shear | frames, inner | macro F1, inner |", "|---|---|---|---|---|---|"]
     for mode in MODES:
         for one in told["precog"][mode]["inner"]:
             scores = " | ".join(_percent(one[name]) for name in ("accuracy", "macro_f1"))
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of each network of PRECOG (default: 3)")
     parser.add_argument("--seeds-ucla", type=int, default=1, help="of each network of NW-UCLA (default: 1)")
     parser.add_argument("--steps", type=int, default=600, help="of training on PRECOG (default: 600)")
-    parser.add_argument("--steps-ucla", type=int, default=1800, help="of training on NW-UCLA (default: 1800)")
+    parser.add_argument("--steps-ucla", type=int, default=600, help="of training on NW-UCLA (default: 600)")
     parser.add_argument("--inner-steps", type=int, default=400, help="the same on the inner split (default: 400)")
     options = parser.parse_args()
     work = options.work
