@@ -144,43 +144,18 @@ def _probe(config: Any) -> int:
     return 0
 
 
-def _finetune(config: Any) -> int:
-    from asma_fast.training import finetune
+def _trained(name: str) -> Callable[[Any], int]:
+    """Runs a verb that trains; the first of its processes prints what it measured, and where its records are."""
 
-    return _told(finetune(config))
+    def run(config: Any) -> int:
+        result = getattr(import_module("asma_fast.training"), name)(config)
+        if result.rank == 0:
+            print(result)
+            for path in result.files.values():
+                print(f"record: {path}")
+        return 0
 
-
-def _semi(config: Any) -> int:
-    from asma_fast.training import semi
-
-    return _told(semi(config))
-
-
-def _align(config: Any) -> int:
-    from asma_fast.training import align
-
-    return _told(align(config))
-
-
-def _transfer(config: Any) -> int:
-    from asma_fast.training import transfer
-
-    return _told(transfer(config))
-
-
-def _distill(config: Any) -> int:
-    from asma_fast.training import distill
-
-    return _told(distill(config))
-
-
-def _told(result: Any) -> int:
-    """Prints what a verb measured and where its records are, in the first of its processes."""
-    if result.rank == 0:
-        print(result)
-        for path in result.files.values():
-            print(f"record: {path}")
-    return 0
+    return run
 
 
 def _recorded(name: str) -> Callable[[Any], int]:
@@ -341,28 +316,33 @@ VERBS: dict[str, Verb] = {
     "probe": Verb("measure what frozen features tell of the classes", _probe, _configs("ProbeConfig"), _probe_presets),
     "finetune": Verb(
         "train a run's encoders with labels, or the same network from scratch",
-        _finetune,
+        _trained("finetune"),
         _configs("FinetuneConfig", "configs_supervised"),
     ),
     "semi": Verb(
         "fine-tune with few labels: shares of the training clips, or so many a class, over several draws",
-        _semi,
+        _trained("semi"),
         _configs("SemiConfig", "configs_supervised"),
     ),
     "align": Verb(
         "join two pretrained encoders by a module that is trained with labels, frozen or together with it",
-        _align,
+        _trained("align"),
         _configs("AlignConfig", "configs_supervised"),
     ),
     "transfer": Verb(
         "fine-tune a run's encoders on another data set, also of another joint layout",
-        _transfer,
+        _trained("transfer"),
         _configs("TransferConfig", "configs_supervised"),
     ),
     "distill": Verb(
         "teach a light student what a trained network says of clips, with labels or without",
-        _distill,
+        _trained("distill"),
         _configs("DistillConfig", "configs_distill"),
+    ),
+    "online": Verb(
+        "train a network for streams on continuous recordings or trimmed clips, and measure it by its stream",
+        _trained("online"),
+        _configs("OnlineConfig", "configs_online"),
     ),
     "robust": Verb(
         "measure a network on test recordings with noise: jitter, missing joints, dropped frames, another camera",

@@ -115,6 +115,13 @@ class Preprocessing:
         """Names that :meth:`named` knows."""
         return tuple(sorted(_NAMED))
 
+    @property
+    def by_frame(self) -> bool:
+        """Whether each frame can be prepared by itself, as a continual stream does: but for the length, and for the
+        last known turn of a body whose shoulders give none."""
+        turns = self.rotate == "frame" and self.centre == "per-body"
+        return self.centre in ("per-body", "none") and self.scale == "none" and (turns or self.rotate == "none")
+
     def to_dict(self) -> dict[str, int | str | None]:
         """The recipe in plain values, as a store records it."""
         return asdict(self)

@@ -17,10 +17,14 @@ class ExportConfig:
     """Export."""
 
     checkpoint: Path | None = option(
-        None, "checkpoint of distill, finetune, semi or transfer; of two encoders to ONNX alone", positional=True
+        None,
+        "checkpoint of distill, online, finetune, semi or transfer; of two encoders to ONNX alone",
+        positional=True,
     )
     out: Path = option(Path("model.safetensors"), "model file to write; *.onnx: for other runtimes")
-    rate: float | None = option(None, "frames a second of the training clips, for streams that run frame by frame")
+    rate: float | None = option(
+        None, "frames a second of the training clips, for streams that run frame by frame; by default `online`'s own"
+    )
     precision: Literal["fp32", "int8"] = option(
         "fp32", "int8: a smaller file, and faster where the CPU multiplies bytes; see --calibration"
     )

@@ -19,6 +19,8 @@ from asma_fast.skeleton import Skeleton
 if TYPE_CHECKING:
     import torch
 
+    from asma_fast.training.dataset import Clips
+
 
 def export_checkpoint(config: ExportConfig) -> Path:
     """Writes the classifier of a checkpoint as a model file, with its preprocessing and the names of its classes; where
@@ -63,21 +65,25 @@ def export_checkpoint(config: ExportConfig) -> Path:
         class_names=record["classes"],
         precision=config.precision,
         calibration=None if config.calibration is None else _calibration_clips(config.calibration, config, record),
-        rate=config.rate,
+        rate=record.get("rate") if config.rate is None else config.rate,
     )
 
 
 def _calibration_clips(store: Path, config: ExportConfig, record: dict[str, Any]) -> torch.Tensor:
-    """Some of the store's training clips, prepared as the network's were."""
+    """Some of the store's training clips, prepared, or drawn out of recordings, as the network's were."""
     import torch
 
     from asma_fast.edge.quantise import MOST_BODIES
     from asma_fast.training.configs_measure import PredictConfig
     from asma_fast.training.models import check_fits
     from asma_fast.training.parts import any_clips
+    from asma_fast.training.recordings import windows_again
 
     assert config.checkpoint is not None
-    _, _, clips = any_clips(PredictConfig(data=store), [record], "train", config.checkpoint)
+    if record.get("kind") == "online":
+        clips: Clips = windows_again(record, store)
+    else:
+        _, _, clips = any_clips(PredictConfig(data=store), [record], "train", config.checkpoint)
     check_fits(config.checkpoint, record, clips)
     return clips.batch(torch.linspace(0, len(clips) - 1, min(len(clips), MOST_BODIES)).round().long()).x
 

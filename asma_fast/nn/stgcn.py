@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from asma_fast import ops
 from asma_fast._array import as_kind_of
 from asma_fast.nn.block import STGCNBlock
 from asma_fast.nn.input_norm import InputNorm
-from asma_fast.ops._contract import check_shape
+from asma_fast.ops._contract import check_count, check_shape
 from asma_fast.ops.gather_view import view_arguments
 from asma_fast.skeleton import Partition, Skeleton
 from asma_fast.view import View
@@ -65,6 +66,8 @@ class STGCN(nn.Module):
     ----------
     out_channels : int
         D.
+    period : int
+        Frames that one of the last block's stands for: the product of the strides.
 
     Raises
     ------
@@ -111,6 +114,7 @@ class STGCN(nn.Module):
             raise ValueError(f"bodies must be 'mean' or 'present', got {bodies!r}")
         self.skeleton, self.partition, self.bodies, self.causal = skeleton, partition, bodies, causal
         self.in_channels, self.out_channels = in_channels, channels[-1]
+        self.period = math.prod(strides)
         self.dropout = float(dropout)
         self.input_norm = InputNorm(skeleton, in_channels)
         self.blocks = nn.ModuleList(
@@ -137,6 +141,7 @@ class STGCN(nn.Module):
         clip: Tensor,
         view: View | None = None,
         *,
+        last: int | None = None,
         seed: Tensor | int | None = None,
         ids: Tensor | None = None,
     ) -> Tensor:
@@ -148,6 +153,10 @@ class STGCN(nn.Module):
             ``(N, C, T, V, M)`` in the parameters' dtype.
         view
             Of N rows or 1; its nodes are the skeleton's joints. None: the clip as it is.
+        last
+            Average over so many of the last block's frames alone, the last ones, or as many as there are; bodies are
+            present that are there in the ``last * period`` kept frames up to that of the last. Of a causal network this
+            is what a continual stream of ``pool=last`` says (:class:`asma_fast.edge.stream.Continual`).
         seed
             Keys dropout: int64 tensor of shape (), or an int. None draws one from torch's default generator.
         ids
@@ -162,7 +171,15 @@ class STGCN(nn.Module):
         TypeError, ValueError
             If the clip does not fit the skeleton, or the view does not fit the clip or keeps no frame or no joint.
         """
+        if last is not None:
+            check_count("last", last, 1)
         x, frames, joints = self._feature_map(clip, view, seed, ids)
+        if last is not None:
+            end = (x.shape[2] - 1) * self.period + 1
+            if frames is None:
+                frames = torch.arange(clip.shape[2], device=clip.device)[None]
+            frames = frames[:, max(0, end - last * self.period) : end]
+            x = x[:, :, -last:]
         return over_bodies(x.mean(dim=(2, 3)), clip, self.bodies, frames, joints)
 
     def tokens(

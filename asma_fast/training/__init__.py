@@ -19,6 +19,8 @@ _HOMES = {
     "FinetuneConfig": "configs_supervised",
     "FinetuneResult": "finetune",
     "InspectConfig": "configs",
+    "OnlineConfig": "configs_online",
+    "OnlineResult": "online",
     "PretrainConfig": "configs",
     "PretrainResult": "pretrain",
     "ProbeConfig": "configs",
@@ -34,6 +36,7 @@ _HOMES = {
     "dry_run": "dry_run",
     "finetune": "finetune",
     "inspect": "inspect",
+    "online": "online",
     "pretrain": "pretrain",
     "probe": "probe",
     "semi": "semi",
@@ -75,6 +78,8 @@ __all__ = [
     "FuseConfig",
     "FuseResult",
     "InspectConfig",
+    "OnlineConfig",
+    "OnlineResult",
     "PipelineConfig",
     "PredictConfig",
     "Predictions",
@@ -101,6 +106,7 @@ __all__ = [
     "finetune",
     "fuse",
     "inspect",
+    "online",
     "predict",
     "pretrain",
     "probe",
@@ -125,6 +131,7 @@ if TYPE_CHECKING:
         RobustConfig,
         TableConfig,
     )
+    from asma_fast.training.configs_online import OnlineConfig
     from asma_fast.training.configs_run import PipelineConfig
     from asma_fast.training.configs_supervised import AlignConfig, FinetuneConfig, SemiConfig, TransferConfig
     from asma_fast.training.demo import demo
@@ -135,6 +142,7 @@ if TYPE_CHECKING:
     from asma_fast.training.fuse import FuseResult, fuse
     from asma_fast.training.inspect import inspect
     from asma_fast.training.launch import TrainingError
+    from asma_fast.training.online import OnlineResult, online
     from asma_fast.training.predict import Predictions, predict
     from asma_fast.training.pretrain import PretrainResult, pretrain
     from asma_fast.training.probe import ProbeResult, probe

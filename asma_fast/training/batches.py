@@ -25,6 +25,9 @@ class EpochBatches(Sampler[list[int]]):
         Of the run.
     rank, world
         This process and how many there are; each takes every world-th place of a batch.
+    anew
+        The clips are other ones at each step (:attr:`~asma_fast.training.dataset.Clips.anew`): a place of the run's
+        s-th step is yielded as itself + s · ``count``.
 
     Raises
     ------
@@ -32,9 +35,9 @@ class EpochBatches(Sampler[list[int]]):
         If there are fewer than two clips a rank, or the batch cannot be shared out evenly.
     """
 
-    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1, *, anew: bool = False) -> None:
         self.count, self.batch, self.seed = count, min(batch, count), seed
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world, self.epoch, self.anew = rank, world, 0, anew
         if self.batch < 2 * world:
             raise ValueError(f"a step needs at least {2 * world} clips, got {self.batch}")
         if self.batch % world:
@@ -46,8 +49,10 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         keys = uniform(derive_seed(self.seed, self.epoch), np.arange(self.count), 0, Purpose.DERIVE)
         order = np.argsort(keys, kind="stable")
-        for start in range(0, len(self) * self.batch, self.batch):
-            yield order[start + self.rank : start + self.batch : self.world].tolist()
+        for number in range(len(self)):
+            start = number * self.batch
+            step = self.epoch * len(self) + number if self.anew else 0
+            yield (order[start + self.rank : start + self.batch : self.world] + step * self.count).tolist()
 
 
 class _Rows(Dataset[Batch]):

@@ -11,15 +11,13 @@ from asma_fast.training.configs import AugmentConfig, DataConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
-class SupervisedConfig(TrainingConfig, AugmentConfig, DataConfig):
+class LabelledConfig(TrainingConfig, AugmentConfig, DataConfig):
     """Training with labels."""
 
     weight_decay: float = option(0.0, "weight decay")
     warmup: float = option(0.0, "epochs of warm-up from 0; below 1, a share of the run")
     augment: Literal["train", "none"] = option("train", "train on augmented views, or on the clips as they are")
-    dropout: float | None = option(None, "dropout of the encoder's blocks but the first; by default as in pretraining")
     label_smoothing: float = option(0.0, "share of a label that is spread over all classes")
-    freeze: Literal["none", "encoder"] = option("none", "train all parameters, or the head alone")
     name: str = option("", "label of the row in tables; by default the verb and the encoder")
 
     def __post_init__(self) -> None:
@@ -27,6 +25,17 @@ class SupervisedConfig(TrainingConfig, AugmentConfig, DataConfig):
         AugmentConfig.__post_init__(self)
         DataConfig.__post_init__(self)
         _within(self, 0, 0.999, "label_smoothing")
+
+
+@dataclass(frozen=True)
+class SupervisedConfig(LabelledConfig):
+    """Training of an encoder that there is."""
+
+    dropout: float | None = option(None, "dropout of the encoder's blocks but the first; by default as in pretraining")
+    freeze: Literal["none", "encoder"] = option("none", "train all parameters, or the head alone")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dropout is not None:
             _within(self, 0, 0.999, "dropout")
 

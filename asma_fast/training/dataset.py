@@ -109,6 +109,11 @@ class Clips:
         """Whether ``x`` holds numbers."""
         return not self.x.is_meta
 
+    @property
+    def anew(self) -> bool:
+        """Whether they are drawn anew at each step, of which the rows then tell."""
+        return False
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what decides the clips, ids included; of clips that come from no store, of the clips themselves.

@@ -32,7 +32,7 @@ from asma_fast.training.models import described
 from asma_fast.training.records import versions
 
 # Parts of a run that get a seed of their own, besides the initial weights (0).
-PROJECTOR, BATCHES, VIEWS, HEAD, DRAWS = 1, 2, 3, 4, 5
+PROJECTOR, BATCHES, VIEWS, HEAD, DRAWS, WINDOWS = 1, 2, 3, 4, 5, 6
 # Options that may change between a run and its continuation: all of RunConfig but these, and whatever a verb adds.
 _BINDING = {"seed", "precision"}
 
@@ -120,7 +120,8 @@ class TrainingRun:
         self.kind, self.record, self.step, self.saved = kind, dict(record), step, saved or model
         self.free = {*RunConfig.__dataclass_fields__, "data", "memory", "protocol", *free} - _BINDING
         rank, world = fabric.global_rank, fabric.world_size
-        self.batches = EpochBatches(len(clips), config.batch, derive_seed(config.seed, BATCHES), rank, world)
+        seed = derive_seed(config.seed, BATCHES)
+        self.batches = EpochBatches(len(clips), config.batch, seed, rank, world, anew=clips.anew)
         self.epochs = planned_epochs(config, len(self.batches))
         self.stop = min(self.epochs, config.stop_after or self.epochs)
         kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}

@@ -96,6 +96,20 @@ class ClipMaker:
             coordinates -= coordinates[:, :, :, skeleton.bones]
         return x
 
+    def frames(self, store: Store, place: int, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """``(M, T, V, C)``: some frames of a clip as recorded, of the bodies that are kept, in the layout asked for.
+
+        Raises
+        ------
+        ValueError
+            If the options do not fit the store.
+        """
+        if not 0 <= self.bodies <= store.bodies:
+            raise ValueError(f"bodies must be at most {store.bodies}, got {self.bodies}")
+        found = store.frames(place)[rows, : self.bodies or None].transpose(1, 0, 2, 3)
+        _, mapped = self._mapped(store)
+        return found if mapped is None else mapped(found)
+
     def recorded(self, store: Store, place: int) -> Clip:
         """The clip at that place of a store, before anything is made of it."""
         return store[place]

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from asma_fast.philox import derive_seed
 from asma_fast.training.augment import Augmentation
-from asma_fast.training.configs_supervised import SupervisedConfig
+from asma_fast.training.configs_supervised import LabelledConfig
 from asma_fast.training.dataset import Batch, Clips
 from asma_fast.training.launch import gathered
 from asma_fast.training.loop import VIEWS, TrainingRun, read_metrics, train_all
@@ -63,7 +63,7 @@ class Augmented(nn.Module):
 def fit(
     model: nn.Module,
     train: Clips,
-    config: SupervisedConfig,
+    config: LabelledConfig,
     fabric: Any,
     path: Path,
     *,

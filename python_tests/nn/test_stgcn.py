@@ -267,6 +267,34 @@ def test_a_clip_in_which_no_body_is_present_is_averaged_over_all() -> None:
     torch.testing.assert_close(features[:1], encoder(bodies="mean").eval()(nobody[:1]))
 
 
+# ---- the last frames alone ----
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_features_of_the_last_frames_are_the_mean_of_their_tokens(causal: bool) -> None:
+    model = encoder(bodies="mean", causal=causal).eval()
+    tokens = model.tokens(clips(), per="frame")
+    for last in range(1, tokens.shape[1] + 2):
+        torch.testing.assert_close(model(clips(), last=last), tokens[:, -last:].mean(1))
+    view = View(frames=torch.arange(2, 11)[None].int())
+    torch.testing.assert_close(model(clips(), view, last=2), model.tokens(clips(), view, per="frame")[:, -2:].mean(1))
+
+
+def test_a_body_is_present_in_the_frames_of_the_last_alone() -> None:
+    model = encoder(bodies="present").eval()
+    assert model.period == 2
+    clip, frames = clips()[:, :, :11].clone(), torch.arange(11)[None].int()
+    clip[..., 1] = 0
+    # Of two outputs, for frames 8 and 10, presence is that of frames 7 to 10.
+    clip[:, 1, 6, 3, 1] = 1
+    for view in (None, View(frames=frames)):
+        torch.testing.assert_close(model(clip, view, last=2), model(clip[..., :1], view, last=2))
+    clip[:, 1, 7, 3, 1] = 1
+    assert not torch.allclose(model(clip, last=2), model(clip[..., :1], last=2), atol=1e-4)
+    with pytest.raises(ValueError, match="last must be at least 1, got 0"):
+        model(clip, last=0)
+
+
 # ---- dropout ----
 
 
