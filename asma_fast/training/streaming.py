@@ -10,6 +10,7 @@ import numpy as np
 
 from asma_fast.edge import ContinualStream, Session, WindowStream
 from asma_fast.edge.configs import ExportConfig
+from asma_fast.edge.session import WINDOW
 from asma_fast.edge.verbs import export_checkpoint
 from asma_fast.training.online_scores import NOTHING, Track, held
 
@@ -76,8 +77,8 @@ def tracks_of(session: Session, recordings: Recordings, mode: str, settings: dic
     """What a session's stream says of each recording, one after the other, beginning anew with each."""
     tracks = []
     if mode == "window":
-        most = (Session.stream.__kwdefaults__ or {})["max_rate"]
-        settings = {"max_rate": max(most, *map(recordings.fps, recordings.places.tolist())), **settings}
+        most = max(WINDOW["max_rate"], *map(recordings.fps, recordings.places.tolist()))
+        settings = {"max_rate": most, **settings}
     with session.stream(mode, **settings) as stream:  # type: ignore[call-overload]
         for place in recordings.places.tolist():
             fps = recordings.fps(place)
