@@ -172,7 +172,7 @@ def _table(rows: Sequence[Row], limits: Mapping[tuple[str, int], float]) -> list
         columns[unit] = [_number(row["extra_info"].get(unit)) for row in rows]
     columns["of the limit"] = [_share(row, limits) for row in rows]
     columns["times as fast as the best rival"] = [_best(row, rows) for row in rows]
-    for unit in ("peak MB", "saved MB"):
+    for unit in ("peak MB", "saved MB", "p99 / p50"):
         columns[unit] = [_number(row["extra_info"].get(unit)) for row in rows]
     columns = {name: cells for name, cells in columns.items() if name == "" or any(cells)}
     lines = [f"| {' | '.join(columns)} |", "|---" + "|---:" * (len(columns) - 1) + "|"]
