@@ -137,7 +137,11 @@ def to_native(x: Array) -> Any:
         itemsize = x.itemsize
         address = x.__array_interface__["data"][0]
         return native().Array(address, x.shape, tuple(s // itemsize for s in x.strides), code)
-    return native().Array(x.data_ptr(), x.shape, x.stride(), code, x.get_device())
+    if x.is_cpu:
+        return native().Array(x.data_ptr(), x.shape, x.stride(), code)
+    device = x.get_device()
+    stream = sys.modules["torch"].cuda.current_stream(device).cuda_stream
+    return native().Array(x.data_ptr(), x.shape, x.stride(), code, device, stream)
 
 
 def to_tensor(x: Array, device: Any = None) -> Any:

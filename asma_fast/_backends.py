@@ -26,6 +26,23 @@ def native() -> ModuleType:
         raise RuntimeError(f"the compiled module asma_fast._native is not available: {error}") from error
 
 
+@lru_cache(maxsize=1)
+def cuda() -> ModuleType:
+    """The compiled module ``asma_fast._cuda``.
+
+    Raises
+    ------
+    RuntimeError
+        If this installation has none, or it does not load here.
+    """
+    if importlib.util.find_spec("asma_fast._cuda") is None:
+        raise RuntimeError("this installation has no CUDA kernels: -Ccmake.define.ASMA_CUDA=ON builds them with nvcc")
+    try:
+        return importlib.import_module("asma_fast._cuda")
+    except ImportError as error:
+        raise RuntimeError(f"the compiled module asma_fast._cuda does not load: {error}") from error
+
+
 @lru_cache(maxsize=len(IMPLEMENTATIONS))
 def why_not(impl: str) -> str | None:
     """None where the implementation can run, else the reason, one sentence."""
@@ -40,7 +57,10 @@ def why_not(impl: str) -> str | None:
             return f"{error}."
         return None
     if impl == "cuda":
-        return "this release has no CUDA kernels."
+        try:
+            return cuda().why_not() or None
+        except RuntimeError as error:
+            return f"{error}."
     if impl == "triton":
         return "this release has no Triton kernels."
     raise ValueError(f"impl must be one of {', '.join(('auto', *IMPLEMENTATIONS))}; got {impl!r}")

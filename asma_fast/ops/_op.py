@@ -27,7 +27,7 @@ from asma_fast._array import (
     to_native,
     to_tensor,
 )
-from asma_fast._backends import IMPLEMENTATIONS, backends, native
+from asma_fast._backends import IMPLEMENTATIONS, backends, cuda, native
 from asma_fast.ops._contract import HALVES, REALS, check_array
 
 # Looked up once: torch.compile traces through the choice below.
@@ -44,8 +44,14 @@ else:
     if _WHY_NOT["cpu"] is None:
         native().adopt_thread_pool()
 
+_CUDA_OPS: frozenset[str] = frozenset(dir(cuda())) if _WHY_NOT["cuda"] is None else frozenset()
+
 # Registered ops by name: looking them up in torch.ops costs microseconds a call.
 TORCH_OPS: dict[str, Any] = {}
+
+_NO_CUDA_KERNEL = "this release has no CUDA kernel of it"
+#: Others take float32, float16 and bfloat16 there.
+_ANY_DTYPE_ON_CUDA = frozenset(("sample_joints", "sample_frames"))
 
 _NUMBERS = (int, float, bool)
 _TENSORS: tuple[type, ...] = (torch.Tensor, torch.nn.Parameter) if HAVE_TORCH else ()
@@ -105,8 +111,8 @@ class Op:
         """The name of the first argument."""
         return self.schema.removeprefix("(Tensor ").partition(",")[0]
 
-    def run_cpu(self, *args: Any) -> Any:
-        """Check, allocate and fill by the native kernel; arrays of either kind."""
+    def run_native(self, *args: Any) -> Any:
+        """Check, allocate and fill by the kernel for the first argument's device; arrays of either kind."""
         self.check(*args)
         result = self.allocate(*args)
         outputs = result if isinstance(result, tuple) else (result,)
@@ -123,16 +129,21 @@ class Op:
 
 
 def call_native(name: str, *args: Any) -> None:
-    """The function ``name`` of the compiled module, arrays turned into the struct it reads."""
+    """The function ``name`` of the compiled module for the first argument's device, arrays turned into the struct it
+    reads."""
     ready = list(args)
     borrowed = []  # copies must outlive the call
+    module = cuda() if is_tensor(args[0]) and args[0].is_cuda else native()
     for position, arg in enumerate(args):
         kind = type(arg)
         if arg is not None and kind not in _NUMBERS and (kind in _TENSORS or is_array(arg)):
             array = aligned(arg)
             borrowed.append(array)
             ready[position] = to_native(array)
-    getattr(native(), name)(*ready)
+    function = getattr(module, name, None)
+    if function is None:
+        raise RuntimeError(f"asma_fast::{name} cannot run on {args[0].device}: {_NO_CUDA_KERNEL}")
+    function(*ready)
 
 
 # ---- backward ops whose last argument is ``needs``: for each differentiable argument, whether its gradient is wanted
@@ -178,12 +189,20 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
     """
     choice = impl.value if isinstance(impl, Impl) else impl
     if choice == "auto":
-        return _automatic(x)
+        return _automatic(op, x)
     if choice not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(('auto', *IMPLEMENTATIONS))}; got {choice!r}")
     reason = _WHY_NOT[choice]
     if reason is not None:
         raise RuntimeError(f"{op}: impl={choice!r} cannot run: {reason}")
+    if choice == "cuda":
+        if not is_tensor(x) or not x.is_cuda:
+            got = f"one on {x.device}" if is_tensor(x) else "a NumPy array"
+            raise ValueError(f"{op}: impl='cuda' takes CUDA tensors, got {got}")
+        if dtype_name(x) == "float64" and op not in _ANY_DTYPE_ON_CUDA:
+            raise TypeError(f"{op}: impl='cuda' takes float32, float16 or bfloat16, got float64")
+        if op not in _CUDA_OPS:
+            raise RuntimeError(f"{op}: impl='cuda' cannot run: {_NO_CUDA_KERNEL}.")
     if choice in ("cpu", "numba"):
         if is_tensor(x) and x.device.type != "cpu":
             raise ValueError(f"{op}: impl={choice!r} takes CPU tensors, got one on {x.device}")
@@ -192,9 +211,11 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
     return choice
 
 
-def _automatic(x: Array) -> str:
+def _automatic(op: str, x: Array) -> str:
     half = dtype_name(x) in HALVES
     if is_tensor(x):
+        if x.is_cuda and op in _CUDA_OPS and (dtype_name(x) != "float64" or op in _ANY_DTYPE_ON_CUDA):
+            return "cuda"
         served = x.is_cpu and not half
         return "cpu" if served and _WHY_NOT["cpu"] is None else "reference"
     for choice in ("reference",) if half else ("cpu", "numba", "reference"):
@@ -228,9 +249,9 @@ def _autocasts(x: Any) -> bool:
 def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
     x = args[0]
     choice = choose(op.name, impl, x)
-    if choice == "cpu":
+    if choice in ("cpu", "cuda"):
         if not is_tensor(x):
-            return op.run_cpu(*args)
+            return op.run_native(*args)
         return _dispatch(op, args)
     op.check(*args)
     if choice == "numba":
@@ -240,7 +261,7 @@ def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
 
 def _dispatch(op: Op, args: tuple[Any, ...]) -> Any:
     if not torch.compiler.is_compiling() and undispatched(args):
-        return op.run_cpu(*args)
+        return op.run_native(*args)
     for arg in args:
         if isinstance(arg, np.ndarray):
             op.check(*args)  # says which; the dispatcher would not

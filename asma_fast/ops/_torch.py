@@ -23,7 +23,8 @@ def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> N
     arguments that have a gradient: any other that requires one is an error, not a gradient silently lost.
     """
     _library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(op.name, op.run_cpu, "CPU")
+    for device in ("CPU", "CUDA"):
+        _library.impl(op.name, op.run_native, device)
     torch.library.register_fake(f"asma_fast::{op.name}", op.run_fake, lib=_library)
     _OPS[op.name] = op
     TORCH_OPS[op.name] = getattr(torch.ops.asma_fast, op.name).default
@@ -66,7 +67,7 @@ def _refuse_forward_mode(name: str, args: tuple[Any, ...]) -> None:
 def below_autograd(name: str, *args: Any) -> Any:
     """The op itself, past its autograd rule."""
     with torch._C._AutoDispatchBelowAutograd():
-        return _OPS[name].run_cpu(*args) if undispatched(args) else TORCH_OPS[name](*args)
+        return _OPS[name].run_native(*args) if undispatched(args) else TORCH_OPS[name](*args)
 
 
 _FIELDS = ("frames", "joints", "nodes", "transform")

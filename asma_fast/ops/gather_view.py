@@ -26,7 +26,7 @@ def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
     view
         Maps of N rows or 1. Its nodes play no part here.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
 
     Returns
     -------
@@ -158,7 +158,8 @@ def _allocate_backward(g: Array, frames: Any, joints: Any, transform: Any, x_fra
 def _native_backward(
     g: Array, frames: Any, joints: Any, transform: Any, x_frames: int, x_joints: int, x_grad: Array
 ) -> None:
-    x_grad[...] = 0
+    if not (is_tensor(x_grad) and x_grad.is_cuda):  # there each number is written
+        x_grad[...] = 0
     call_native("gather_view_backward", g, dense(frames), dense(joints), dense(transform), x_grad)
 
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "bindings/bindings.hpp"
-#include "cpu/gather_view.hpp"
+#include "core/view_maps.hpp"
 
 namespace asma::bindings {
 
@@ -19,9 +19,9 @@ inline std::int64_t row_stride(const Array& map) {
 }
 
 template <class Real>
-cpu::ViewMaps<Real> view_maps(const std::optional<Array>& frames, const std::optional<Array>& joints,
+ViewMaps<Real> view_maps(const std::optional<Array>& frames, const std::optional<Array>& joints,
                               const std::optional<Array>& transform, std::int64_t x_frames, std::int64_t x_joints) {
-    cpu::ViewMaps<Real> maps{};
+    ViewMaps<Real> maps{};
     if (frames) {
         check_dense(*frames, "view.frames");
         check_indices(*frames, x_frames, "view.frames");

@@ -60,11 +60,13 @@ struct Array {
     }
 
     // The address as T*, after the checks that no native entry goes without: dtype, device, alignment.
-    template <class T> T* data(const char* what) const {
+    template <class T> T* data(const char* what, std::int32_t on = -1) const {
         if (dtype != dtype_of<std::remove_const_t<T>>::value)
             throw std::invalid_argument(std::string(what) + " must be " + name(dtype_of<std::remove_const_t<T>>::value) +
                                         ", got " + name(dtype));
-        if (device != -1) throw std::invalid_argument(std::string(what) + " must be on the CPU");
+        if (device != on)
+            throw std::invalid_argument(std::string(what) + " must be on " +
+                                        (on == -1 ? "the CPU" : "CUDA device " + std::to_string(on)));
         if (address % alignof(T) != 0)
             throw std::invalid_argument(std::string(what) + " must be aligned to its element size");
         return reinterpret_cast<T*>(address);

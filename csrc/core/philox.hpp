@@ -3,6 +3,12 @@
 
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define ASMA_EVERYWHERE __host__ __device__
+#else
+#define ASMA_EVERYWHERE
+#endif
+
 namespace asma {
 
 // The last counter word: what a draw is for. The same table stands in asma_fast/philox.py.
@@ -13,7 +19,7 @@ struct Philox4x32 {
 };
 
 // key = seed, counter = (sample id low, high, draw, purpose).
-static inline Philox4x32 philox(std::uint64_t seed, std::uint64_t id, std::uint32_t draw, std::uint32_t purpose) {
+ASMA_EVERYWHERE static inline Philox4x32 philox(std::uint64_t seed, std::uint64_t id, std::uint32_t draw, std::uint32_t purpose) {
     std::uint32_t key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
     std::uint32_t c0 = static_cast<std::uint32_t>(id), c1 = static_cast<std::uint32_t>(id >> 32), c2 = draw, c3 = purpose;
     for (int round = 0; round < 10; ++round) {

@@ -2,16 +2,9 @@
 
 #include <cstdint>
 
-namespace asma::cpu {
+#include "core/view_maps.hpp"
 
-// How a view reads a clip; null maps mean the identity. Strides are 0 where one row serves every clip.
-template <class Real> struct ViewMaps {
-    const std::int32_t* frames;  // (N, T')
-    const std::int32_t* joints;  // (N, V')
-    const Real* transform;       // (N, d, d), dense per clip
-    std::int64_t frames_stride, joints_stride, transform_stride;
-    std::int64_t dims;  // d: 0 without a transform
-};
+namespace asma::cpu {
 
 // out (N, M, T', V', C) dense; x by strides. Work items are output frames: n, m, t row-major.
 template <class Real> struct GatherViewParams {
