@@ -33,7 +33,7 @@ void moments(const Array& x, const std::optional<Array>& frames, const Array& fi
         p.x_body = x.stride(4);
         p.channels = channels, p.x_frames = x.size(2), p.joints = joints, p.bodies = x.size(4);
         p.first = first.data<double>("first"), p.second = second.data<double>("second");
-        const cpu::ViewMaps<Real> view = view_maps<Real>(frames, std::nullopt, std::nullopt, x.size(2), joints);
+        const ViewMaps<Real> view = view_maps<Real>(frames, std::nullopt, std::nullopt, x.size(2), joints);
         p.frames = view.frames, p.frames_stride = view.frames_stride, p.kept = frames ? frames->size(1) : 0;
         if (p.kept > std::numeric_limits<std::int32_t>::max())
             throw py::value_error("view.frames must have fewer than 2^31 columns, got " + std::to_string(p.kept));
