@@ -70,8 +70,7 @@ def test_no_kernel_races(tmp_path: Path) -> None:
         LD_PRELOAD=runtime.stdout.strip(), TSAN_OPTIONS=f"exitcode={FOUND}", OMP_NUM_THREADS="1"
     )
     environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], str(SOURCE / "python_tests")])
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(path)], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", PROGRAM, str(path)]  # in another folder: the checkout's package would come first
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     assert done.stdout.strip() == "done"
