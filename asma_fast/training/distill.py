@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from asma_fast.nn import Classifier, distillation_loss, inference_parameters
 from asma_fast.philox import derive_seed
-from asma_fast.training.checkpoint import CheckpointError, load_checkpoint
 from asma_fast.training.configs_distill import DistillConfig
 from asma_fast.training.cost import latencies, multiply_adds
 from asma_fast.training.dataset import Batch, Clips
@@ -32,7 +31,16 @@ from asma_fast.training.models import (
 from asma_fast.training.parts import budget_of, seen_in_training
 from asma_fast.training.records import Floats, Scores, scores_of, warnings_of, write_record
 from asma_fast.training.supervised import predict_logits, training_seconds
-from asma_fast.training.teachers import Answers, Teacher, Teachers, ViewSet, Word, clips_by_stream, view_sets
+from asma_fast.training.teachers import (
+    Answers,
+    Teacher,
+    Teachers,
+    ViewSet,
+    Word,
+    check_taught,
+    clips_by_stream,
+    view_sets,
+)
 
 NAME = "student"  # of the checkpoint
 
@@ -188,7 +196,7 @@ def _taught(
     if own > theirs and fabric.is_global_zero:
         warnings.warn(f"the student has {own:,} parameters, more than its teacher's {theirs:,}", stacklevel=4)
     path = config.out / f"{NAME}.safetensors"
-    _check_teacher(path, teachers)
+    check_taught(path, "distill", teachers.fingerprint, "is the student of")
     word = Word(asked, seen, train)
 
     def step(run: TrainingRun, batch: Batch) -> Mapping[str, Tensor]:
@@ -228,16 +236,6 @@ def _taught(
     train_all([run], config, fabric, f"distill {config.out}")
     student.eval()
     return run, student
-
-
-def _check_teacher(path: Path, teachers: Teachers) -> None:
-    """A student that is found was taught by the same."""
-    if not path.exists():
-        return
-    record = load_checkpoint(path)[1]
-    told = record.get("teacher")
-    if record.get("kind") == "distill" and (told or {}).get("fingerprint") != teachers.fingerprint:
-        raise CheckpointError(f"{path}: is the student of another teacher; choose another --out")
 
 
 def _measured(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch.nn import functional
 from asma_fast.data import Preprocessing, Store
 from asma_fast.nn import STGCN, Classifier, distillation_loss, inference_parameters
 from asma_fast.philox import derive_seed
-from asma_fast.training.checkpoint import CheckpointError, load_checkpoint
+from asma_fast.training.checkpoint import CheckpointError
 from asma_fast.training.configs_online import OnlineConfig
 from asma_fast.training.dataset import open_data, split_of
 from asma_fast.training.finetune import budget
@@ -34,7 +33,7 @@ from asma_fast.training.recordings import Recordings, Windows, windows_of
 from asma_fast.training.records import Scores, check_labels, make_record, saved, untrained_classes, warnings_of
 from asma_fast.training.streaming import exported, tracks_of
 from asma_fast.training.supervised import fit, training_seconds
-from asma_fast.training.teachers import Teacher, Teachers
+from asma_fast.training.teachers import Teacher, Teachers, check_taught
 from asma_fast.view import View
 
 NAME = "online"  # of the checkpoint
@@ -202,7 +201,7 @@ def _trained(
     network = classifier_over(encoder, len(windows.classes), derive_seed(config.seed, HEAD))
     path = config.out / f"{NAME}.safetensors"
     told = None if teachers is None else teachers.told()
-    _check_teacher(path, told)
+    check_taught(path, "online", None if teachers is None else teachers.fingerprint, "was trained with")
 
     def loss(logits: Tensor, batch: Any) -> Tensor:
         if teachers is None:
@@ -234,16 +233,6 @@ def _trained(
         free=("hop", "teacher"),
     )
     return run, network
-
-
-def _check_teacher(path: Path, told: Mapping[str, Any] | None) -> None:
-    """A network that is found was taught by the same."""
-    if not path.exists():
-        return
-    record = load_checkpoint(path)[1]
-    found = (record.get("teacher") or {}).get("fingerprint")
-    if record.get("kind") == "online" and found != (told or {}).get("fingerprint"):
-        raise CheckpointError(f"{path}: was trained with another teacher; choose another --out")
 
 
 def _measured(

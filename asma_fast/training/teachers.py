@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from asma_fast.nn import Classifier, inference_parameters
 from asma_fast.philox import derive_seed
 from asma_fast.training.augment import Augmentation
-from asma_fast.training.checkpoint import CheckpointError, tensor_digest
+from asma_fast.training.checkpoint import CheckpointError, load_checkpoint, tensor_digest
 from asma_fast.training.configs import AugmentConfig
 from asma_fast.training.configs_distill import DistillConfig
 from asma_fast.training.configs_measure import STREAM_WEIGHTS
@@ -307,3 +307,18 @@ class _WithFeatures(nn.Module):
     def forward(self, clip: Tensor, view: View | None = None) -> Tensor:
         features = self.model.encoder(clip, view)
         return torch.cat([self.model.head(features), features], dim=1)
+
+
+def check_taught(path: Path, kind: str, fingerprint: str | None, how: str) -> None:
+    """A checkpoint of that kind that is found was taught by the same, or by none as well; ``how`` tells of its own.
+
+    Raises
+    ------
+    CheckpointError
+        If not.
+    """
+    if not path.exists():
+        return
+    record = load_checkpoint(path)[1]
+    if record.get("kind") == kind and (record.get("teacher") or {}).get("fingerprint") != fingerprint:
+        raise CheckpointError(f"{path}: {how} another teacher; choose another --out")

@@ -1,3 +1,4 @@
+// The maps of a view as the kernels of the CPU and of CUDA read them.
 #pragma once
 
 #include <cstdint>

@@ -1,3 +1,4 @@
+// Whether the kernels can run here.
 #include "cuda/ops.hpp"
 #include "cuda/runtime.hpp"
 

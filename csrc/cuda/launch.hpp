@@ -33,7 +33,7 @@ struct Launch {
     }
 };
 
-// Blocks of `threads` for so many items, each thread's stride no shorter than it must be.
+// Blocks of `threads` for so many items, or as many as there may be: kernels then stride.
 constexpr std::int64_t blocks_for(std::int64_t items, int threads) {
     const std::int64_t blocks = items / threads + (items % threads != 0);
     return blocks < Launch::most_blocks ? blocks : Launch::most_blocks;
