@@ -143,7 +143,22 @@ def call_native(name: str, *args: Any) -> None:
     function = getattr(module, name, None)
     if function is None:
         raise RuntimeError(f"asma_fast::{name} cannot run on {args[0].device}: {_NO_CUDA_KERNEL}")
-    function(*ready)
+    if name in getattr(module, "products", ()):
+        ready.append(allows_tf32())
+        workspace = getattr(module, f"{name}_workspace", None)
+        if workspace is not None:
+            borrowed.append(empty((workspace(*ready[:-1]),), args[0], "float32"))
+            ready.append(to_native(borrowed[-1]))
+    try:
+        function(*ready)
+    except RuntimeError as error:
+        shapes = ", ".join(f"{tuple(arg.shape)} {dtype_name(arg)}" for arg in args if is_array(arg))
+        raise RuntimeError(f"{error}; of arrays {shapes}") from error
+
+
+def allows_tf32() -> bool:
+    """Whether products of float32 may be made of 10 bits of mantissa on a GPU: torch's own switch."""
+    return HAVE_TORCH and torch.backends.cuda.matmul.allow_tf32
 
 
 # ---- backward ops whose last argument is ``needs``: for each differentiable argument, whether its gradient is wanted

@@ -54,7 +54,7 @@ def graph_conv(
         ``(K, V_graph, V_graph)`` bool. None: the exact dense gradient of the adjacency. Given: entries outside must be
         zero, and their gradient is exactly zero.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
 
     Returns
     -------

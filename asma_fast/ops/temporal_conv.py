@@ -48,7 +48,7 @@ def temporal_conv(
         Frames of zeros before and after: one number for both, or ``(left, right)``. None keeps the length at stride 1:
         dilation·(k−1) frames in all, the odd one after. Each below 2³¹.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
 
     Returns
     -------

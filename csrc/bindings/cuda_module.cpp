@@ -33,6 +33,16 @@ PYBIND11_MODULE(ASMA_CUDA_MODULE, module, py::mod_gil_not_used()) {
                py::arg("transform"), py::arg("out"), release_gil());
     module.def("gather_view_backward", &cuda::gather_view_backward, py::arg("g"), py::arg("frames"), py::arg("joints"),
                py::arg("transform"), py::arg("x_grad"), release_gil());
+    // These take, after the arguments that the CPU's have, whether TF32 may be used, and then a workspace of as many
+    // numbers as the function of that name says.
+    module.attr("products") =
+        py::make_tuple("graph_conv", "graph_conv_backward", "temporal_conv", "temporal_conv_backward");
+    module.def("graph_conv", &cuda::graph_conv, release_gil());
+    module.def("graph_conv_backward", &cuda::graph_conv_backward, release_gil());
+    module.def("graph_conv_backward_workspace", &cuda::graph_conv_backward_workspace);
+    module.def("temporal_conv", &cuda::temporal_conv, release_gil());
+    module.def("temporal_conv_backward", &cuda::temporal_conv_backward, release_gil());
+    module.def("temporal_conv_backward_workspace", &cuda::temporal_conv_backward_workspace);
 #if defined(ASMA_CUDA_EMULATED)
     module.def("reseed", &cuda::emulation::reseed, py::arg("seed"));
     module.def("take_traffic", [] {

@@ -47,6 +47,13 @@ inline void check_places(std::int64_t count, const char* more) {
         throw std::length_error(std::string(more) + " than " + std::to_string(most) + ": " + std::to_string(count));
 }
 
+// The lowest digit of a number of that base, which is taken from it.
+__device__ inline unsigned take_digit(unsigned& number, int base) {
+    const unsigned digit = number % static_cast<unsigned>(base);
+    number /= static_cast<unsigned>(base);
+    return digit;
+}
+
 // A clip (N, C, T, V, M) by strides.
 template <class T> struct Clip {
     T* data;

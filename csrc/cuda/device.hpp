@@ -4,15 +4,22 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <mma.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cuda/launch.hpp"
 
 namespace asma::cuda {
+
+// Before a loop whose body is long: unrolled, it would need more registers than there are. Before a loop over an array
+// that is to stay in registers.
+#define ASMA_ROLLED _Pragma("unroll 1")
+#define ASMA_UNROLLED _Pragma("unroll")
 
 using half = __half;
 using bfloat16 = __nv_bfloat16;
@@ -38,7 +45,7 @@ template <class T> __device__ inline void add_atomically(T* to, T value) {
 
 // The block's shared memory, of as many bytes as the launch asked for.
 __device__ inline unsigned char* shared_memory() {
-    extern __shared__ __align__(16) unsigned char asma_shared_memory[];
+    extern __shared__ __align__(128) unsigned char asma_shared_memory[];
     return asma_shared_memory;
 }
 
@@ -77,6 +84,10 @@ __device__ inline std::uint32_t bits_of(float value) {
     return __float_as_uint(value);
 }
 
+__device__ inline float float_of(std::uint32_t bits) {
+    return __uint_as_float(bits);
+}
+
 // ---- a block's threads ----
 
 __device__ inline void block_barrier() {
@@ -108,6 +119,87 @@ __device__ inline int count_bits(std::uint32_t bits) {
 __device__ inline int lowest_bit(std::uint32_t bits) {
     return __ffs(static_cast<int>(bits)) - 1;
 }
+
+}  // namespace asma::cuda
+
+#include "cuda/software_mma.hpp"
+
+namespace asma::cuda {
+
+// ---- tensor cores: a warp's 16 × 16 sums of products of numbers in shared memory, 16 deep ----
+
+struct tf32;  // float32 of which 10 bits of mantissa are multiplied
+
+template <class Number> struct MmaNumber {
+    using Storage = Number;
+    using Fragment = Number;
+    static constexpr int depth = 16, since = std::is_same_v<Number, half> ? 700 : 800;
+    __device__ static Storage round(float value) { return static_cast<Number>(value); }
+};
+
+template <> struct MmaNumber<tf32> {
+    using Storage = float;
+    static constexpr int depth = 8, since = 800;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    __device__ static Storage round(float value) { return round_to_tf32(value); }
+#else
+    using Fragment = nvcuda::wmma::precision::tf32;
+    __device__ static Storage round(float value) { return nvcuda::wmma::__float_to_tf32(value); }
+#endif
+};
+
+#if defined(__CUDA_ARCH__)
+inline constexpr int compiled_for = __CUDA_ARCH__;
+#else
+inline constexpr int compiled_for = 800;  // the host's pass
+#endif
+
+template <class Number, bool has = compiled_for >= MmaNumber<Number>::since> struct MmaSums {
+    using Storage = typename MmaNumber<Number>::Storage;
+    static constexpr int depth = MmaNumber<Number>::depth;
+    nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, depth, float> sums;
+
+    __device__ void clear() { nvcuda::wmma::fill_fragment(sums, 0.0f); }
+
+    __device__ void write(float* to, int row) const {
+        nvcuda::wmma::store_matrix_sync(to, sums, static_cast<unsigned>(row), nvcuda::wmma::mem_row_major);
+    }
+
+    // To `count` neighbours along the columns, which read the same left side.
+    template <bool left_by_depth, int count> __device__ static void multiply(MmaSums (&all)[count], const Storage* left,
+                                                                             int left_row, const Storage* right,
+                                                                             int right_row) {
+        using namespace nvcuda::wmma;
+        using Fragment = typename MmaNumber<Number>::Fragment;
+        using Layout = std::conditional_t<left_by_depth, col_major, row_major>;
+        for (int c = 0; c < 16; c += depth) {
+            fragment<matrix_a, 16, 16, depth, Fragment, Layout> a;
+            load_matrix_sync(a, left + (left_by_depth ? c * left_row : c), static_cast<unsigned>(left_row));
+            ASMA_UNROLLED
+            for (int i = 0; i < count; ++i) {
+                fragment<matrix_b, 16, 16, depth, Fragment, row_major> b;
+                load_matrix_sync(b, right + c * right_row + 16 * i, static_cast<unsigned>(right_row));
+                mma_sync(all[i].sums, a, b, all[i].sums);
+            }
+        }
+    }
+};
+
+template <class Number> struct MmaSums<Number, false> {
+    using Storage = typename MmaNumber<Number>::Storage;
+    SoftwareSums sums;
+
+    __device__ void clear() { sums = {}; }
+    __device__ void write(float* to, int row) const { write_software(sums, to, row); }
+
+    template <bool left_by_depth, int count> __device__ static void multiply(MmaSums (&all)[count], const Storage* left,
+                                                                             int left_row, const Storage* right,
+                                                                             int right_row) {
+        ASMA_UNROLLED
+        for (int i = 0; i < count; ++i)
+            multiply_software<left_by_depth>(all[i].sums, left, left_row, right + 16 * i, right_row);
+    }
+};
 
 // What the contract wants of values that only the device sees; where it does not hold the kernel stops, and CUDA's next
 // call fails. It does not say of what: an assertion that does is a call, before which registers would be spilled.

@@ -1,9 +1,9 @@
 // Materialises a view of a clip, and gathers its gradient back: one read and one write. A warp has a frame of a body,
 // each of its threads a joint at a time. The gradient of a recorded joint is summed by the thread that writes it, over
 // the positions that read it in their order: no atomics, the same bits every time.
-#include <algorithm>
+#include "cuda/gather_view.hpp"
 
-#include "cuda/arrays.hpp"
+#include <algorithm>
 
 namespace asma::cuda {
 namespace {
@@ -11,23 +11,18 @@ namespace {
 // At most 64 registers: for more blocks at once the compiler would spill some.
 constexpr int threads = 256, blocks_at_once = 4, warps = threads / warp_size;
 
-struct Sizes {
-    std::int64_t clips, bodies, frames, joints, channels;  // of the view
-    std::int64_t x_frames, x_joints;                       // of the clip
-};
-
 // Row (n, m, t) of a warp's turn.
 struct Row {
     std::int64_t n, m, t;
 };
 
-__device__ inline Row row_of(unsigned row, const Sizes& sizes, std::int64_t frames) {
+__device__ inline Row row_of(unsigned row, const ViewSizes& sizes, std::int64_t frames) {
     const auto each = static_cast<unsigned>(frames), bodies = static_cast<unsigned>(sizes.bodies);
     return {row / each / bodies, row / each % bodies, row % each};
 }
 
 template <class T, int dims> __global__ void __launch_bounds__(threads, blocks_at_once)
-    gather(Clip<const T> x, ViewMaps<float> view, Sizes sizes, T* out) {
+    gather(Clip<const T> x, ViewMaps<float> view, ViewSizes sizes, T* out) {
     const int lane = threadIdx.x % warp_size;
     const auto rows = static_cast<unsigned>(sizes.clips * sizes.bodies * sizes.frames);
     for (unsigned row = blockIdx.x * warps + threadIdx.x / warp_size; row < rows; row += gridDim.x * warps) {
@@ -55,8 +50,8 @@ template <class T, int dims> __global__ void __launch_bounds__(threads, blocks_a
     }
 }
 
-template <class T, int dims> __global__ void __launch_bounds__(threads, blocks_at_once)
-    gather_back(Clip<const T> g, ViewMaps<float> view, Sizes sizes, T* x_grad) {
+template <class G, class T, int dims> __global__ void __launch_bounds__(threads, blocks_at_once)
+    gather_back(Clip<const G> g, ViewMaps<float> view, ViewSizes sizes, T* x_grad) {
     const int lane = threadIdx.x % warp_size;
     const auto rows = static_cast<unsigned>(sizes.clips * sizes.bodies * sizes.x_frames);
     for (unsigned row = blockIdx.x * warps + threadIdx.x / warp_size; row < rows; row += gridDim.x * warps) {
@@ -74,7 +69,7 @@ template <class T, int dims> __global__ void __launch_bounds__(threads, blocks_a
                 if (mapped(frames, t, sizes.x_frames, "view.frames") != at.t) continue;
                 for (std::int64_t v = joints ? 0 : joint; v < (joints ? sizes.joints : joint + 1); ++v) {
                     if (mapped(joints, v, sizes.x_joints, "view.joints") != joint) continue;
-                    const T* from = g.data + at.n * g.clip + at.m * g.body + t * g.frame + v * g.joint;
+                    const G* from = g.data + at.n * g.clip + at.m * g.body + t * g.frame + v * g.joint;
                     if (c >= dims)
                         sum += to_float(load(from + c * g.channel));
                     else
@@ -86,10 +81,10 @@ template <class T, int dims> __global__ void __launch_bounds__(threads, blocks_a
     }
 }
 
-Sizes sizes_of(const Array& viewed, const Array& clip, const Map& frames, const Map& joints, const char* what) {
+ViewSizes sizes_of(const Array& viewed, const Array& clip, const Map& frames, const Map& joints, const char* what) {
     if (viewed.rank != 5 || clip.rank != 5) throw std::invalid_argument("clips must have shape (N, C, T, V, M)");
-    const Sizes sizes{clip.size(0),   clip.size(4), viewed.size(2), viewed.size(3),
-                      viewed.size(1), clip.size(2), clip.size(3)};
+    const ViewSizes sizes{clip.size(0),   clip.size(4), viewed.size(2), viewed.size(3),
+                          viewed.size(1), clip.size(2), clip.size(3)};
     check_sizes(viewed,
                 {clip.size(0), clip.size(1), frames ? frames->size(1) : clip.size(2),
                  joints ? joints->size(1) : clip.size(3), clip.size(4)},
@@ -106,10 +101,22 @@ void check_channels_last(const Array& array, const char* what) {
 
 }  // namespace
 
+template <class G, class T> void gather_view_back(const char* op, Clip<const G> g, ViewMaps<float> view,
+                                                  ViewSizes sizes, T* x_grad, std::uintptr_t stream) {
+    with_dims(view.dims, [&](auto dims) {
+        launch({op, blocks_for(sizes.clips * sizes.bodies * sizes.x_frames, warps), threads, 0, stream},
+               gather_back<G, T, dims.value>, g, view, sizes, x_grad);
+    });
+}
+
+template void gather_view_back(const char*, Clip<const float>, ViewMaps<float>, ViewSizes, float*, std::uintptr_t);
+template void gather_view_back(const char*, Clip<const float>, ViewMaps<float>, ViewSizes, half*, std::uintptr_t);
+template void gather_view_back(const char*, Clip<const float>, ViewMaps<float>, ViewSizes, bfloat16*, std::uintptr_t);
+
 void gather_view(const Array& x, const Map& frames, const Map& joints, const Map& transform, const Array& out) {
     with_float(x, "x", [&](auto zero) {
         using T = decltype(zero);
-        const Sizes sizes = sizes_of(out, x, frames, joints, "out");
+        const ViewSizes sizes = sizes_of(out, x, frames, joints, "out");
         check_channels_last(out, "out");
         if (out.count() == 0) return;
         const ViewMaps<float> view = view_maps(frames, joints, transform, x.device);
@@ -125,16 +132,12 @@ void gather_view_backward(const Array& g, const Map& frames, const Map& joints, 
                           const Array& x_grad) {
     with_float(g, "g", [&](auto zero) {
         using T = decltype(zero);
-        const Sizes sizes = sizes_of(g, x_grad, frames, joints, "g");
+        const ViewSizes sizes = sizes_of(g, x_grad, frames, joints, "g");
         check_channels_last(x_grad, "x_grad");
         if (x_grad.count() == 0) return;
-        const ViewMaps<float> view = view_maps(frames, joints, transform, g.device);
-        with_dims(view.dims, [&](auto dims) {
-            launch({"gather_view_backward", blocks_for(sizes.clips * sizes.bodies * sizes.x_frames, warps), threads, 0,
-                    g.stream},
-                   gather_back<T, dims.value>, clip_of<const T>(g, "g", g.device), view, sizes,
-                   x_grad.data<T>("x_grad", g.device));
-        });
+        gather_view_back("gather_view_backward", clip_of<const T>(g, "g", g.device),
+                         view_maps(frames, joints, transform, g.device), sizes, x_grad.data<T>("x_grad", g.device),
+                         g.stream);
     });
 }
 

@@ -27,4 +27,28 @@ void gather_view(const Array& x, const Map& frames, const Map& joints, const Map
 void gather_view_backward(const Array& g, const Map& frames, const Map& joints, const Map& transform,
                           const Array& x_grad);
 
+// Products in float32 are made by tensor cores, of 10 bits of mantissa, where `use_tf32`. A workspace of so many
+// float32 as the function of that name says belongs to the call.
+void graph_conv(const Array& x, const Array& weight, const Array& adjacency, const Map& bias, const Map& frames,
+                const Map& joints, const Map& nodes, const Map& transform, const Map& scale, const Map& shift,
+                const Map& pattern, const Array& out, bool use_tf32);
+std::int64_t graph_conv_backward_workspace(const Array& g, const Array& x, const Array& weight, const Array& adjacency,
+                                           const Map& bias, const Map& frames, const Map& joints, const Map& nodes,
+                                           const Map& transform, const Map& scale, const Map& shift, const Map& pattern,
+                                           const Map& x_grad, const Map& weight_grad, const Map& adjacency_grad,
+                                           const Map& bias_grad, const Map& scale_grad, const Map& shift_grad);
+void graph_conv_backward(const Array& g, const Array& x, const Array& weight, const Array& adjacency, const Map& bias,
+                         const Map& frames, const Map& joints, const Map& nodes, const Map& transform, const Map& scale,
+                         const Map& shift, const Map& pattern, const Map& x_grad, const Map& weight_grad,
+                         const Map& adjacency_grad, const Map& bias_grad, const Map& scale_grad, const Map& shift_grad,
+                         bool use_tf32, const Array& workspace);
+void temporal_conv(const Array& x, const Array& weight, const Map& bias, std::int64_t stride, std::int64_t left,
+                   std::int64_t dilation, std::int64_t groups, const Array& out, bool use_tf32);
+std::int64_t temporal_conv_backward_workspace(const Array& g, const Array& x, const Array& weight, std::int64_t stride,
+                                              std::int64_t left, std::int64_t dilation, std::int64_t groups,
+                                              const Map& x_grad, const Map& weight_grad, const Map& bias_grad);
+void temporal_conv_backward(const Array& g, const Array& x, const Array& weight, std::int64_t stride, std::int64_t left,
+                            std::int64_t dilation, std::int64_t groups, const Map& x_grad, const Map& weight_grad,
+                            const Map& bias_grad, bool use_tf32, const Array& workspace);
+
 }  // namespace asma::cuda

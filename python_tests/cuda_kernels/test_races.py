@@ -48,6 +48,7 @@ import sys
 import torch
 from asma_fast.ops import _op
 from cuda_kernels import conftest, test_emulated
+from cuda_kernels import test_emulated_convolutions as convolutions
 module = conftest.load(sys.argv[1])
 _op.native = lambda: module
 for seed in range(2):
@@ -59,6 +60,13 @@ for seed in range(2):
         test_emulated.test_views_and_their_gradients(module, sizes, kind, torch.float32)
     test_emulated.test_joints_are_those_of_the_cpu(module, 33)
     test_emulated.test_frames_are_those_of_the_cpu(module, 50, True)
+    convolutions.test_no_part_and_no_channel(module)
+for kind in convolutions.KINDS:
+    _op.allows_tf32 = lambda: kind == "tf32"
+    for sizes in convolutions.RACED_GRAPHS:
+        convolutions.test_graph_convolutions(module, sizes, kind)
+    for sizes in convolutions.RACED_TEMPORAL:
+        convolutions.test_temporal_convolutions(module, sizes, kind)
 print("done")
 """
 

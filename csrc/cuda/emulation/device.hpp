@@ -21,6 +21,8 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
+#define ASMA_ROLLED
+#define ASMA_UNROLLED
 
 namespace asma::cuda {
 
@@ -135,6 +137,10 @@ inline std::uint32_t bits_of(float value) {
     return std::bit_cast<std::uint32_t>(value);
 }
 
+inline float float_of(std::uint32_t bits) {
+    return std::bit_cast<float>(bits);
+}
+
 // ---- a block's threads ----
 
 inline void block_barrier() {
@@ -171,6 +177,40 @@ inline int count_bits(std::uint32_t bits) {
 inline int lowest_bit(std::uint32_t bits) {
     return std::countr_zero(bits);
 }
+
+}  // namespace asma::cuda
+
+#include "cuda/software_mma.hpp"
+
+namespace asma::cuda {
+
+// ---- tensor cores ----
+
+struct tf32;
+
+template <class Number> struct MmaNumber {
+    using Storage = Number;
+    static Storage round(float value) { return from_float<Number>(value); }
+};
+
+template <> struct MmaNumber<tf32> {
+    using Storage = float;
+    static Storage round(float value) { return round_to_tf32(value); }
+};
+
+template <class Number> struct MmaSums {
+    using Storage = typename MmaNumber<Number>::Storage;
+    SoftwareSums sums;
+
+    void clear() { sums = {}; }
+    void write(float* to, int row) const { write_software(sums, to, row); }
+
+    template <bool left_by_depth, int count> static void multiply(MmaSums (&all)[count], const Storage* left,
+                                                                  int left_row, const Storage* right, int right_row) {
+        for (int i = 0; i < count; ++i)
+            multiply_software<left_by_depth>(all[i].sums, left, left_row, right + 16 * i, right_row);
+    }
+};
 
 inline void require(bool holds, const char* wanted) {
     if (!holds) throw std::invalid_argument(wanted);
