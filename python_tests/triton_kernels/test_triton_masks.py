@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,12 @@ from asma_fast import View, ops
 pytestmark = needs_triton
 SCORES = (ops.frame_motion, ops.joint_motion)
 KINDS = ("whole", "frames", "joints", "turned", "turned in a plane", "all")
-CASES = pairwise(kind=KINDS, N=(1, 3), C=(1, 2, 3, 5), T=(1, 2, 7, 18), V=(1, 3, 17, 33), M=(1, 2))
+CASES = pairwise(kind=KINDS, N=(1, 3), C=(1, 2, 3, 5), T=(1, 2, 7), V=(1, 3, 17, 33), M=(1, 2))
+
+
+def guarded() -> AbstractContextManager[object]:
+    """Outputs allocated inside stand between sentinels and are poisoned, where the CPU can look at them."""
+    return guarded_outputs() if DEVICE == "cpu" else nullcontext()
 
 
 def case_of(sizes: dict, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, View]:
@@ -47,13 +54,13 @@ def test_scores_have_the_bits_of_every_implementation(sizes: dict) -> None:
     x_there, view_there = there(x), there(view)
     for last in ("replicate", "zero"):
         wanted = ops.frame_motion(x, view=view, last=last, impl="reference")
-        with guarded_outputs() if DEVICE == "cpu" else torch.no_grad():
+        with guarded():
             assert_bitwise(ops.frame_motion(x_there, view=view_there, last=last, impl="triton"), wanted)
     frames, joints = ops.frame_and_joint_motion(x_there, view=view_there, last="zero", impl="triton")
     assert_bitwise(frames, wanted)
     wanted = ops.joint_motion(x, view=view, impl="reference")
     assert_bitwise(joints, wanted)
-    with guarded_outputs() if DEVICE == "cpu" else torch.no_grad():
+    with guarded():
         assert_bitwise(ops.joint_motion(x_there, view=view_there, impl="triton"), wanted)
 
 
@@ -99,12 +106,12 @@ def test_joints_are_those_of_the_cpu(joints: int) -> None:
     weights = torch.from_numpy(rng.random((3, joints)) * 9 + 0.01)
     weights[:, 1::3] = 0
     ids, seed = torch.from_numpy(rng.integers(-(2**63), 2**63 - 1, 3)), torch.tensor(2**40 + 3)
-    cases = {torch.float64: 0, torch.float32: 1, torch.int32: int((weights.int() > 0).sum(1).min())}
+    cases = {torch.float64: 0, torch.float32: 1, torch.int32: min(int((weights.int() > 0).sum(1).min()), 20)}
     for dtype, drop in cases.items():
         given = weights.to(dtype)
         for value in (given, given.T.contiguous().T) if joints < 30 else (given,):
             wanted = ops.sample_joints(value, drop, seed=seed, ids=ids)
-            with guarded_outputs() if DEVICE == "cpu" else torch.no_grad():
+            with guarded():
                 found = ops.sample_joints(there(value), drop, seed=there(seed), ids=there(ids), impl="triton")
             assert_bitwise(found, wanted)
     wanted = ops.sample_joints(weights[0], cases[torch.int32], seed=seed, ids=ids)
@@ -124,7 +131,7 @@ def test_frames_are_those_of_the_cpu(frames: int, remove: str) -> None:
     for drop, random_drop in {(0, 0), (frames // 3, min(frames // 4, 5)), (frames, 0), (frames - 1, 1)}:
         options = {"remove": remove, "random_drop": random_drop}
         wanted = ops.sample_frames(scores, drop, seed=seed, ids=ids, **options)
-        with guarded_outputs() if DEVICE == "cpu" else torch.no_grad():
+        with guarded():
             found = ops.sample_frames(there(scores), drop, seed=there(seed), ids=there(ids), impl="triton", **options)
         assert_bitwise(found, wanted)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,8 @@ def test_views_and_their_gradients(sizes: dict) -> None:
     exact = x.double().requires_grad_()
     wanted = gather_view(exact, view, impl="reference")
     given = there(x).requires_grad_()
-    with guarded_outputs() if DEVICE == "cpu" else torch.enable_grad():
+    guarded = DEVICE == "cpu" and dtype != torch.bfloat16  # which NumPy has not, by which outputs are poisoned
+    with guarded_outputs() if guarded else nullcontext():
         found = gather_view(given, there(view), impl="triton")
     # As many roundings of the result's type as a sum of three products in float32 may add to its one.
     budget = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 8 * torch.finfo(torch.float32).eps}
@@ -92,7 +95,7 @@ def test_a_view_of_nothing_has_a_gradient_of_zeros() -> None:
 @interpreted_only
 def test_what_only_the_device_sees_is_checked_there() -> None:
     x = torch.zeros(1, 3, 4, 5, 1)
-    with pytest.raises(RuntimeError, match=r"gather_kernel cannot run .* view\.frames must lie within the frames of x"):
+    with pytest.raises(RuntimeError, match=r"gather_kernel cannot run .*view\.frames must lie within the frames of x"):
         gather_view(x, OUTSIDE, impl="triton")
     with pytest.raises(RuntimeError, match=r"view\.joints must lie within the joints of x"):
         gather_view(x, View(joints=OUTSIDE.joints), impl="triton")
@@ -106,7 +109,7 @@ def test_what_only_the_device_sees_is_checked_there() -> None:
 def test_torch_contract() -> None:
     x, view = case_of({"kind": "all", "N": 2, "C": 3, "T": 3, "V": 4, "M": 1})
     maps = tuple(map(there, (view.frames, view.joints, view.transform)))
-    opcheck("triton_gather_view", there(x).requires_grad_(), *maps)
+    opcheck("triton_gather_view", there(x).clone().requires_grad_(), *maps)
     opcheck("triton_gather_view_backward", gather_view(there(x), there(view), impl="triton"), *maps, 3, 4)
     check_forward_mode_refused(lambda x: gather_view(x, there(view), impl="triton"), there(x))
     with pytest.raises(RuntimeError, match="asma_fast::triton_gather_view has no gradient for its argument 3"):
@@ -116,19 +119,19 @@ def test_torch_contract() -> None:
 
 
 def test_views_compile_once_for_all_sizes() -> None:
-    def gradient(x, frames, transform):
-        x = x.detach().requires_grad_()
-        out = gather_view(x, View(frames=frames, transform=transform), impl="triton")
-        return out, torch.autograd.grad(out.square().sum(), x)[0]
+    def read(x, frames, transform):
+        return gather_view(x, View(frames=frames, transform=transform), impl="triton")
 
     batches = [
         tuple(map(there, (torch.rand(n, 3, t, v, 2), torch.zeros(n, 4, dtype=torch.int32), torch.rand(n, 3, 3))))
         for n, t, v in ((6, 9, 5), (3, 7, 8))
     ]
-    check_compiles(
-        lambda x, frames, transform: gather_view(x, View(frames=frames, transform=transform), impl="triton"), batches
-    )
-    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
-    for found, wanted in zip(compiled(*batches[0]), gradient(*batches[0]), strict=True):
-        assert_bitwise(found, wanted)
+    check_compiles(read, batches)
+    x, *maps = batches[1]
+    gradients = []
+    for fn in (torch.compile(read, fullgraph=True, backend="aot_eager"), read):
+        leaf = x.clone().requires_grad_()
+        fn(leaf, *maps).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert_bitwise(*gradients)
     torch._dynamo.reset()
