@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from programs import program_output
+from torch._subclasses.fake_tensor import FakeTensorMode
 from triton_kernels.device import interpreted_only, needs_triton
 
 import asma_fast
 from asma_fast import View, ops
+from asma_fast.ops import _op as op_module
 from asma_fast.ops._op import TWINS
 from asma_fast.ops._torch import _OPS
 
@@ -78,11 +81,34 @@ def test_a_launch_that_fails_says_what_was_launched(monkeypatch: pytest.MonkeyPa
         raise OSError("out of luck")
 
     monkeypatch.setattr(launch, "start", start)
-    wanted = r"frames_kernel cannot run on cpu in a grid of \(1,\) with .*'PAIRS': 16.*: out of luck; given torch.float32 \(1, 3, 4,"
-    with pytest.raises(RuntimeError, match=wanted):
+    wanted = (
+        r"frames_kernel cannot run on cpu in a grid of \(1,\) with .*'PAIRS': 16.*: out of luck; given torch.float32"
+    )
+    with pytest.raises(RuntimeError, match=wanted + r" \(1, 3, 4, 5, 1\)"):
         ops.frame_motion(X, impl="triton")
     with pytest.raises(RuntimeError, match=r"\(2147483648,\) are more programs than a device starts at once"):
         launch.launch(launch.start, 2**31, X)
+
+
+@needs_triton
+def test_auto_takes_triton_on_a_device_where_cuda_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of a CPU build asked about CUDA
+        x = torch.empty(1, 3, 4, 5, 1, device="cuda")
+    monkeypatch.setattr(op_module, "_TRITON_DEVICE", "cuda")
+    monkeypatch.setattr(op_module, "triton_problem", lambda device: None)
+    monkeypatch.setattr(op_module, "_CUDA_OPS", frozenset(["joint_motion"]))
+    names = ("frame_motion", "joint_motion", "moments")
+    assert [op_module.choose(name, "auto", x) for name in names] == ["triton", "cuda", "reference"]
+    assert op_module.choose("joint_motion", "triton", x) == "triton"
+    assert op_module.choose("frame_motion", "auto", x.double()) == "reference"
+    assert op_module.choose("sample_frames", "auto", x.double()) == "triton"
+    monkeypatch.setattr(op_module, "triton_problem", lambda device: "it is old.")
+    assert op_module.choose("frame_motion", "auto", x) == "reference"
+    with pytest.raises(RuntimeError, match=r"frame_motion: impl='triton' cannot run: it is old\."):
+        op_module.choose("frame_motion", "triton", x)
+    with pytest.raises(ValueError, match="impl='triton' takes CUDA tensors, got one on cpu"):
+        op_module.choose("frame_motion", "triton", X)
 
 
 def test_capability_that_triton_does_not_compile_for(monkeypatch: pytest.MonkeyPatch) -> None:
