@@ -74,6 +74,17 @@ def test_sums_of_numbers_of_many_magnitudes_keep_their_order() -> None:
             assert_bitwise(found, op(x, view=view, impl="reference"))
 
 
+def test_what_is_no_number_stays_with_its_frame_and_joint() -> None:
+    x, turned = case_of({"kind": "all", "N": 3, "C": 3, "T": 7, "V": 17, "M": 2})
+    x[1, 2, 3, 4, 1] = float("nan")
+    for view in (None, turned):
+        for op in SCORES:
+            found, wanted = op(there(x), view=view and there(view), impl="triton"), op(x, view=view, impl="reference")
+            torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=0, equal_nan=True)
+    assert wanted.isnan().any()
+    assert not wanted.isnan().all()
+
+
 @interpreted_only
 def test_clips_of_any_strides() -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 6, 2)).astype(np.float32)
