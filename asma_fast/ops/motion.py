@@ -37,7 +37,8 @@ def frame_motion(x: Array, *, view: View | None = None, last: str = "replicate",
         Score of the last frame, which has no next: ``"replicate"`` repeats its predecessor's, ``"zero"`` gives 0, as
         PSTL does (which protects it from one mask and dooms it in the other).
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64), ``"cuda"`` or ``"triton"`` (float32,
+        halves).
 
     Returns
     -------
@@ -75,7 +76,8 @@ def joint_motion(x: Array, *, view: View | None = None, impl: str | Impl = "auto
     view
         The view to score; None scores the clip.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64), ``"cuda"`` or ``"triton"`` (float32,
+        halves).
 
     Returns
     -------
@@ -268,6 +270,7 @@ FRAMES = Op(
     native=_native_frames,
     reference=_reference_frames,
     autocast=True,
+    triton=True,
 )
 JOINTS = Op(
     name="joint_motion",
@@ -278,6 +281,7 @@ JOINTS = Op(
     native=_native_joints,
     reference=_reference_joints,
     autocast=True,
+    triton=True,
 )
 BOTH = Op(
     name="frame_and_joint_motion",
@@ -288,6 +292,7 @@ BOTH = Op(
     native=_native_both,
     reference=_reference_both,
     autocast=True,
+    triton=True,
 )
 
 if HAVE_TORCH:
