@@ -91,7 +91,7 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["command"] = " ".join(["pytest", *arguments])
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
+@pytest.hookimpl(wrapper=True)
 def pytest_sessionfinish():
     with warnings.catch_warnings():
         # Where all rows need a GPU that is not here.
