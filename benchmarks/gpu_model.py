@@ -190,8 +190,8 @@ def assumptions() -> list[str]:
         *lines,
         "",
         f"- A kernel reaches {MEMORY:.0%} of the memory's rate, {TENSOR_CORES:.0%} of the tensor cores' in a product "
-        f"whose narrowest side is at least {FULL_WIDTH}, proportionally less in a narrower one, {CORES:.0%} of the "
-        f"other cores'; the next kernel starts {LAUNCH * 1e6:.0f} µs after it at the earliest.",
+        f"whose narrowest side is at least {FULL_WIDTH}, proportionally less in a narrower one or {CORES:.0%} of the "
+        f"other cores', whichever is faster; the next kernel starts {LAUNCH * 1e6:.0f} µs after it at the earliest.",
     ]
 
 

@@ -14,7 +14,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from published_networks import PublishedNetwork, in_channels_last, published_adjacency
@@ -32,6 +31,10 @@ OFF_DIAGONAL = 2e-4
 EAGER, CHANNELS_LAST, COMPILED, OURS = "eager", "eager, channels last", "torch.compile", "asma_fast"
 #: Best of these is what "the best rival" means for networks.
 NETWORKS = (OURS, EAGER, CHANNELS_LAST, COMPILED)
+
+_FLIP = {
+    kind: torch.from_numpy(SKELETON.flip).long().to(kind) for kind in ("cpu", *["cuda"] * torch.cuda.is_available())
+}
 
 
 def random_clips(count: int, *, frames: int = FRAMES, seed: int = 0) -> Tensor:
@@ -148,15 +151,10 @@ def axis_rotations(angles: Tensor) -> list[Tensor]:
     return matrices
 
 
-@lru_cache
-def _flip_on(device: torch.device) -> Tensor:
-    return torch.from_numpy(SKELETON.flip).long().to(device)
-
-
 def flip(x: Tensor, flipped: Tensor) -> Tensor:
     """Exchanges left and right joints of the clips that are flipped."""
     x = x.clone()
-    x[flipped] = x[flipped][:, :, :, _flip_on(x.device)]
+    x[flipped] = x[flipped][:, :, :, _FLIP[x.device.type]]
     return x
 
 
@@ -177,7 +175,7 @@ def augmentation_view(draws: Draws, frames: int = FRAMES) -> View:
     index = torch.where(index >= frames, 2 * frames - 1 - index, index)
     about_x, about_y, about_z = axis_rotations(draws.angles)
     nodes = torch.arange(JOINTS, device=device)
-    joints = torch.where(draws.flip[:, None], _flip_on(device), nodes)
+    joints = torch.where(draws.flip[:, None], _FLIP[device.type], nodes)
     return View(
         index.int(), joints.int(), nodes.expand(len(index), -1).int(), about_z @ about_y @ about_x @ draws.shear
     )

@@ -5,15 +5,12 @@ run. Results are checked before timing (``gpu_groups.py``). What cannot run says
 predicts the figures.
 """
 
-from contextlib import contextmanager
 from functools import lru_cache, partial
 
 import pytest
 import torch
 from events import seconds_by_events
 from gpu_groups import (
-    Group,
-    Site,
     barlow_twins,
     block,
     first_layer,
@@ -24,6 +21,7 @@ from gpu_groups import (
     step,
     temporal_layer,
 )
+from gpu_site import Group, Site, products
 from race import limit, ours, rival
 from rivals import COMPILED, EAGER
 
@@ -32,7 +30,7 @@ from asma_fast import backends
 CUDA, TRITON = "asma_fast, cuda", "asma_fast, triton"
 ROWS = {EAGER: None, COMPILED: None, CUDA: "cuda", TRITON: "triton"}
 NO_GPU = "not run: no GPU"
-PRODUCTS, ALONE = ("float32", "TF32", "bfloat16"), ("float32",)
+EACH, ALONE = ("float32", "TF32", "bfloat16"), ("float32",)
 COPIED, SIDE = 256 * 2**20, 4096
 
 #: Group → (how it is built, precisions, whether --quick has it).
@@ -44,7 +42,7 @@ GROUPS = {
     **{
         f"graph_conv {'forward + backward' if back else 'forward'} {wide}→{out}, T={frames}": (
             partial(graph_layer, wide, out, frames, back),
-            PRODUCTS,
+            EACH,
             out == 256,
         )
         for wide, out, frames in ((16, 16, 50), (32, 64, 25), (64, 256, 13))
@@ -53,7 +51,7 @@ GROUPS = {
     **{
         f"temporal_conv {'forward + backward' if back else 'forward'} C={wide}, T={frames}, stride {stride}": (
             partial(temporal_layer, wide, frames, stride, back),
-            PRODUCTS,
+            EACH,
             wide == 256,
         )
         for wide, frames, stride in ((16, 50, 1), (64, 25, 2), (256, 13, 1))
@@ -98,17 +96,6 @@ TABLE = [
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")]
 
 
-@contextmanager
-def told(precision):
-    """torch's own switch for products of float32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "TF32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
 @lru_cache(maxsize=1)
 def built(group, precision, compiles) -> Group:
     """The group built last: rows of a group follow each other."""
@@ -123,7 +110,7 @@ def note(precision):
 
 @pytest.mark.parametrize(("group", "precision", "name"), TABLE)
 def test_gpu(race, group, precision, name):
-    with told(precision):
+    with products(precision):
         made = built(group, precision, race.full)
         if name in made.refused:
             pytest.skip(f"not run: {made.refused[name]}")
@@ -140,7 +127,7 @@ def test_gpu(race, group, precision, name):
     ("name", "precision"),
     [
         pytest.param(name, precision, marks=marks(EAGER), id=f"{name}-{precision}")
-        for name, precision in (("copy", ""), *(("matrix product", precision) for precision in PRODUCTS))
+        for name, precision in (("copy", ""), *(("matrix product", precision) for precision in EACH))
     ],
 )
 def test_limits(race, name, precision):
@@ -158,5 +145,5 @@ def test_limits(race, name, precision):
 
     what = f"copy {COPIED >> 20} MB" if name == "copy" else f"matrix product {SIDE}³, {precision}"
     amounts = {"GB": 2e-9 * COPIED} if name == "copy" else {"GFLOP": 2e-9 * SIDE**3}
-    with told(precision):
+    with products(precision):
         race(name, f"machine: GPU, {what}", start, amounts=amounts)
