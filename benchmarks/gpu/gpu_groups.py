@@ -79,15 +79,18 @@ def graph_layer(channels: int, out: int, frames: int, back: bool, site: Site) ->
     ours = lambda impl: partial(ops.graph_conv, pattern=pattern, impl=impl)  # noqa: E731
     if not back:
         wanted = published_conv(*(value.double() for value in values))
-        group = Group(amounts={"GB": moved, "GFLOP": flop})
-        own = lambda impl: partial(lambda *given: ours(impl)(*given[:4]), *last)  # noqa: E731
-        return group.race(site, partial(published_conv, *values), own, near(wanted, site.precision))
+        return Group(amounts={"GB": moved, "GFLOP": flop}).race(
+            site,
+            partial(published_conv, *values),
+            lambda impl: partial(ours(impl), *last),
+            near(wanted, site.precision),
+        )
     exact = list(both_ways(published_conv, leaves_of(*(value.double() for value in values)), cotangent.double()))
     exact[2] = exact[2] * pattern  # ours has no gradient where the skeleton has no edge
     compare = near(exact, site.precision)
 
     def check(found: object) -> None:
-        gradients = list(found)  # type: ignore[call-overload]
+        gradients = list(found)
         gradients[2] = gradients[2] * pattern
         compare(gradients)
 
@@ -123,7 +126,7 @@ def temporal_layer(channels: int, frames: int, stride: int, back: bool, site: Si
                    site.precision)  # fmt: skip
 
     def check(found: object) -> None:
-        gradient, weights, biases = found  # type: ignore[misc]
+        gradient, weights, biases = found
         compare((gradient, weights.reshape(channels, channels, TAPS), biases))
 
     laid_out, leaves = cotangent.contiguous(memory_format=torch.channels_last), leaves_of(x, weight, bias)
@@ -170,7 +173,7 @@ def masking(site: Site) -> Group:
 
     def check(found: object) -> None:
         """Of the right sizes, and every frame and joint is one of the clip's, in its order."""
-        temporal, spatial = found  # type: ignore[misc]
+        temporal, spatial = found
         for clip, short, small in zip(clips[:4], temporal, spatial, strict=False):
             for axis, part, size in ((1, short, t - 2 * DROPPED_FRAMES), (2, small, v - DROPPED_JOINTS)):
                 whole, part = (one.movedim(axis, 0).flatten(1) for one in (clip, part))
@@ -253,7 +256,7 @@ def block(channels: int, out: int, frames: int, stride: int, site: Site) -> Grou
         return lambda: torch.autograd.grad(made(leaf, seed=seed, ids=ids), wanted, laid_out)
 
     def of_the_map(call: Call) -> Tensor:
-        return call()[0]  # type: ignore[index]
+        return call()[0]
 
     # Two batch-norms and two ReLUs between: an error grows, so a coarser precision's is allowed.
     check = near(of_the_map(eager(0.0)), "TF32" if site.precision == "float32" else "bfloat16")
