@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "python_tests"))  # published_networks
 
@@ -81,11 +83,20 @@ def race(request, benchmark):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["machine"] = machine_line()
+    output_json["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     output_json["seconds"] = time.perf_counter() - config.stash[_BEGAN]
     output_json["seconds of groups"] = config.stash[_RUN].spent
     # Without folders of this machine, such as that of the JSON file.
     arguments = [argument for argument in map(str, config.invocation_params.args) if not _ABSOLUTE.search(argument)]
     output_json["command"] = " ".join(["pytest", *arguments])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish():
+    with warnings.catch_warnings():
+        # Where all rows need a GPU that is not here.
+        warnings.filterwarnings("ignore", "Not saving anything, no benchmarks have been run")
+        return (yield)
 
 
 @pytest.hookimpl(trylast=True)

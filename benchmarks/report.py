@@ -22,6 +22,8 @@ from suite import HERE, run_suite
 from targets import Headline, headline_rows
 
 Row = Mapping[str, Any]
+#: Amount a second by unit, and by number of threads or device.
+Limits = dict[tuple[str, "int | str"], float]
 #: Amounts a second; the machine's limits are in the first two.
 RATES = ("GFLOP/s", "GB/s", "clips/s")
 
@@ -88,6 +90,7 @@ def write_report(run: Mapping[str, Any], out: Path) -> None:
         f"{run['datetime'][:10]}, one run of `{run.get('command', 'pytest benchmarks')}`{_duration(run)}.",
         "",
         *_incomplete(run),
+        *_gpu(run),
         *_doubt(limits),
         "Times are medians over rounds. Where a table has ratios, rivals of a group ran in turn, round by round, and "
         "a ratio is the median over rounds of the rival's time by ours. GFLOP/s count the direct convolution without "
@@ -123,7 +126,19 @@ def _incomplete(run: Mapping[str, Any]) -> list[str]:
     return [f"**Incomplete**: rows are missing of {files}, whose processes failed.", ""] if files else []
 
 
-def _doubt(limits: Mapping[tuple[str, int], float]) -> list[str]:
+def _gpu(run: Mapping[str, Any]) -> list[str]:
+    """Where the groups of ``benchmarks/gpu`` ran, or that they did not."""
+    devices = sorted({row["extra_info"]["device"] for row in run["benchmarks"] if "device" in row["extra_info"]})
+    if devices:
+        return [
+            f"GPU groups: {', '.join(devices)}, by the device's events; shares are of its own copy and product.",
+            "",
+        ]
+    why = "no GPU" if not run.get("gpu") else "none of their rows is in this run"
+    return [f"GPU groups (`benchmarks/gpu`): not run: {why}.", ""]
+
+
+def _doubt(limits: Limits) -> list[str]:
     """A second core that adds little was another process's."""
     one, two = (limits.get(("GFLOP/s", threads), 0.0) for threads in (1, 2))
     if not one or not two or two > 1.5 * one:
@@ -140,17 +155,24 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
-def machine_limits(rows: Iterable[Row]) -> dict[tuple[str, int], float]:
-    """``{(unit, threads): amount a second}`` of the fastest round of the run's own matrix products and copies."""
-    limits: dict[tuple[str, int], float] = {}
+def machine_limits(rows: Iterable[Row]) -> Limits:
+    """Of the fastest round of the run's own matrix products and copies."""
+    limits: Limits = {}
     for row in rows:
         info = row["extra_info"]
         if (row["group"] or "").startswith("machine: "):
             for unit in RATES:
                 if unit in info:
-                    fastest = info[unit] * row["stats"]["median"] / row["stats"]["min"]
-                    limits[unit, info["threads"]] = max(fastest, limits.get((unit, info["threads"]), 0.0))
+                    fastest, place = info[unit] * row["stats"]["median"] / row["stats"]["min"], _place(unit, info)
+                    limits[unit, place] = max(fastest, limits.get((unit, place), 0.0))
     return limits
+
+
+def _place(unit: str, info: Mapping[str, Any]) -> int | str:
+    """What a rate is a share of: that of as many threads, or of the device, whose products go by precision."""
+    if "device" in info:
+        return f"{info['device']}, {info['dtype']}" if unit == "GFLOP/s" else str(info["device"])
+    return int(info.get("threads", 0))
 
 
 def _headlines(found: Iterable[Headline]) -> list[str]:
@@ -165,7 +187,7 @@ def _headlines(found: Iterable[Headline]) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[Row], limits: Mapping[tuple[str, int], float]) -> list[str]:
+def _table(rows: Sequence[Row], limits: Limits) -> list[str]:
     """One group; columns that no row fills are left out."""
     columns: dict[str, list[str]] = {"": [_label(row) for row in rows], "time": [_time(row) for row in rows]}
     for unit in RATES:
@@ -200,10 +222,10 @@ def _number(value: float | None) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def _share(row: Row, limits: Mapping[tuple[str, int], float]) -> str:
+def _share(row: Row, limits: Limits) -> str:
     info = row["extra_info"]
     for unit in RATES:
-        most = limits.get((unit, info.get("threads", 0)))
+        most = limits.get((unit, _place(unit, info)))
         if unit in info and most:
             return f"{100 * info[unit] / most:.0f} %"
     return ""

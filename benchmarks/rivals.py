@@ -32,7 +32,9 @@ EAGER, CHANNELS_LAST, COMPILED, OURS = "eager", "eager, channels last", "torch.c
 #: Best of these is what "the best rival" means for networks.
 NETWORKS = (OURS, EAGER, CHANNELS_LAST, COMPILED)
 
-_FLIP = torch.from_numpy(SKELETON.flip).long()
+_FLIP = {
+    kind: torch.from_numpy(SKELETON.flip).long().to(kind) for kind in ("cpu", *["cuda"] * torch.cuda.is_available())
+}
 
 
 def random_clips(count: int, *, frames: int = FRAMES, seed: int = 0) -> Tensor:
@@ -48,13 +50,16 @@ def channels_last_clips(clips: Tensor) -> Tensor:
 # ---- networks ----
 
 
-def encoders(dropout: float, *, seed: int = 0) -> dict[str, nn.Module]:
-    """One network in every rival's form, with the same weights, in training mode."""
+def encoders(
+    dropout: float, *, seed: int = 0, device: torch.device | str = "cpu", impl: str = "auto"
+) -> dict[str, nn.Module]:
+    """One network in every rival's form, with the same weights, in training mode; ``impl`` is that of our ops."""
     torch.manual_seed(seed)
     adjacency = published_adjacency(JOINTS, SKELETON.edges, SKELETON.centre[0])
     eager = PublishedNetwork(adjacency, CHANNELS, STRIDES, dropout=dropout)
-    mine = STGCN(SKELETON, dropout=dropout)
+    mine = STGCN(SKELETON, dropout=dropout, impl=impl)
     load_stgcn_state_dict(mine, eager.state_dict())
+    eager, mine = eager.to(device), mine.to(device)
     channels_last = in_channels_last(copy.deepcopy(eager)).to(memory_format=torch.channels_last)
     torch._dynamo.config.recompile_limit = 64  # every batch, stream and mode of a session has its own code
     compiled = torch.compile(copy.deepcopy(eager), dynamic=False)
@@ -104,15 +109,19 @@ class Draws:
     flip: Tensor
 
     @staticmethod
-    def random(count: int, frames: int = FRAMES) -> Draws:
-        """From torch's default generator, in PSTL's ranges."""
-        shear = torch.empty(count, 3, 3).uniform_(-1, 1)
+    def random(count: int, frames: int = FRAMES, device: torch.device | str = "cpu") -> Draws:
+        """From the device's default generator, in PSTL's ranges."""
+        shear = torch.empty(count, 3, 3, device=device).uniform_(-1, 1)
         shear.diagonal(dim1=1, dim2=2).fill_(1)
-        angles = torch.rand(count, 3)
-        main = torch.randint(3, (count, 1))
+        angles = torch.rand(count, 3, device=device)
+        main = torch.randint(3, (count, 1), device=device)
         angles.scatter_(1, main, 30 * angles.gather(1, main))
-        start = torch.randint(2 * (frames // 6) + 1, (count,))
-        return Draws(start, shear, angles.deg2rad(), torch.rand(count) < 0.5)
+        start = torch.randint(2 * (frames // 6) + 1, (count,), device=device)
+        return Draws(start, shear, angles.deg2rad(), torch.rand(count, device=device) < 0.5)
+
+    def to(self, device: torch.device | str) -> Draws:
+        """The same on another device."""
+        return Draws(*(value.to(device) for value in (self.start, self.shear, self.angles, self.flip)))
 
 
 def crop(x: Tensor, start: Tensor) -> Tensor:
@@ -120,7 +129,7 @@ def crop(x: Tensor, start: Tensor) -> Tensor:
     n, c, t, v, m = x.shape
     pad = t // 6
     padded = torch.cat([x[:, :, :pad].flip(2), x, x[:, :, t - pad :].flip(2)], dim=2)
-    index = start[:, None] + torch.arange(t)
+    index = start[:, None] + torch.arange(t, device=start.device)
     return padded.gather(2, index[:, None, :, None, None].expand(n, c, t, v, m))
 
 
@@ -135,7 +144,7 @@ def axis_rotations(angles: Tensor) -> list[Tensor]:
     matrices = []
     for axis, (a, b, sign) in enumerate([(1, 2, 1.0), (0, 2, -1.0), (0, 1, 1.0)]):
         cos, sin = angles[:, axis].cos(), angles[:, axis].sin()
-        matrix = torch.eye(3).repeat(len(angles), 1, 1)
+        matrix = torch.eye(3, device=angles.device).repeat(len(angles), 1, 1)
         matrix[:, a, a] = matrix[:, b, b] = cos
         matrix[:, a, b], matrix[:, b, a] = sign * sin, -sign * sin
         matrices.append(matrix)
@@ -145,7 +154,7 @@ def axis_rotations(angles: Tensor) -> list[Tensor]:
 def flip(x: Tensor, flipped: Tensor) -> Tensor:
     """Exchanges left and right joints of the clips that are flipped."""
     x = x.clone()
-    x[flipped] = x[flipped][:, :, :, _FLIP]
+    x[flipped] = x[flipped][:, :, :, _FLIP[x.device.type]]
     return x
 
 
@@ -160,12 +169,13 @@ def augment(x: Tensor, draws: Draws) -> Tensor:
 
 def augmentation_view(draws: Draws, frames: int = FRAMES) -> View:
     """The same augmentation as our three small arrays."""
-    index = draws.start[:, None] + torch.arange(frames) - frames // 6
+    device = draws.start.device
+    index = draws.start[:, None] + torch.arange(frames, device=device) - frames // 6
     index = torch.where(index < 0, -1 - index, index)
     index = torch.where(index >= frames, 2 * frames - 1 - index, index)
     about_x, about_y, about_z = axis_rotations(draws.angles)
-    nodes = torch.arange(JOINTS)
-    joints = torch.where(draws.flip[:, None], _FLIP, nodes)
+    nodes = torch.arange(JOINTS, device=device)
+    joints = torch.where(draws.flip[:, None], _FLIP[device.type], nodes)
     return View(
         index.int(), joints.int(), nodes.expand(len(index), -1).int(), about_z @ about_y @ about_x @ draws.shear
     )
@@ -182,7 +192,7 @@ def kept_frames(x: Tensor, ranked: int, extra: int, *, low: bool) -> Tensor:
     """``(N, T − ranked − extra)``: frames that are left after the ``ranked`` lowest or highest and ``extra`` others."""
     n, t = x.shape[0], x.shape[2]
     stay = frame_motion(x).argsort(dim=1, descending=low)[:, : t - ranked]
-    chance = torch.rand(n, t - ranked).argsort(dim=1)[:, extra:]
+    chance = torch.rand(n, t - ranked, device=x.device).argsort(dim=1)[:, extra:]
     return stay.gather(1, chance).sort(dim=1).values
 
 
@@ -192,10 +202,10 @@ def take_frames(x: Tensor, kept: Tensor) -> Tensor:
     return x.clone().gather(2, kept[:, None, :, None, None].expand(n, c, -1, v, m))
 
 
-def kept_joints(*, high: bool) -> Tensor:
+def kept_joints(*, high: bool, device: torch.device | str = "cpu") -> Tensor:
     """``(17,)``: one set for a batch, what is left after eight distinct joints drawn by degree, high or low."""
-    degree = torch.as_tensor(SKELETON.degree, dtype=torch.float32)
-    stay = torch.ones(JOINTS, dtype=torch.bool)
+    degree = torch.as_tensor(SKELETON.degree, dtype=torch.float32, device=device)
+    stay = torch.ones(JOINTS, dtype=torch.bool, device=device)
     stay[torch.multinomial(degree if high else 1 / degree, DROPPED_JOINTS)] = False
     return stay.nonzero()[:, 0]
 
@@ -235,7 +245,7 @@ def pretraining_loss(
     anchor, spatial, temporal = (augment(clips, draws) for draws in streams)
     kept = kept_frames(temporal, DROPPED_FRAMES, DROPPED_FRAMES, low=high)
     first = head(encoder(anchor))
-    second = head(encoder(spatial, kept=kept_joints(high=high)))
+    second = head(encoder(spatial, kept=kept_joints(high=high, device=clips.device)))
     third = head(encoder(take_frames(temporal, kept)))
     return barlow_twins_dxd(first, third) + barlow_twins_dxd(first, second)
 
@@ -244,15 +254,15 @@ def pretraining_step(kind: str, width: int, clips: Tensor) -> Callable[[], float
     """One step of both encoders, hl and lh: three streams each, loss, backward, Adam."""
     runs = []
     for seed, high in enumerate((True, False)):
-        encoder = encoders(0.5, seed=seed)[kind]
-        head = projector(width)
+        encoder = encoders(0.5, seed=seed, device=clips.device)[kind]
+        head = projector(width).to(clips.device)
         parameters = [*encoder.parameters(), *head.parameters()]
         runs.append((encoder, head, torch.optim.Adam(parameters, lr=5e-3, weight_decay=1e-5), high))
 
     def step() -> float:
         total = 0.0
         for encoder, head, optimiser, high in runs:
-            a, b, c = (Draws.random(len(clips), clips.shape[2]) for _ in range(3))
+            a, b, c = (Draws.random(len(clips), clips.shape[2], clips.device) for _ in range(3))
             loss = pretraining_loss(encoder, head, clips, (a, b, c), high=high)
             loss.backward()
             optimiser.step()

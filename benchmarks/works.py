@@ -80,13 +80,22 @@ class FirstLayer:
         factor = self.scale * torch.rsqrt(self.variance + 1e-5)
         self.folded = factor, self.shift - self.mean * factor
 
+    def to(self, device: torch.device | str) -> FirstLayer:
+        """This one, on another device."""
+        for name, value in vars(self).items():
+            if isinstance(value, (Tensor, View, Draws)):
+                setattr(self, name, value.to(device))
+        factor, shift = self.folded
+        self.folded = factor.to(device), shift.to(device)
+        return self
+
     def _view(self) -> View:
         view = augmentation_view(self.draws)
         if self.joints is not None:
             view = view.then(View(joints=self.joints[None].int()))
         return view if self.frames is None else view.then(View(frames=self.frames.int()))
 
-    def ours(self) -> Tensor:
+    def ours(self, impl: str = "auto") -> Tensor:
         """One pass over the clip."""
         return ops.graph_conv(  # type: ignore[no-any-return]
             self.laid_out,
@@ -97,6 +106,7 @@ class FirstLayer:
             scale=self.folded[0],
             shift=self.folded[1],
             pattern=self.pattern,
+            impl=impl,
         )
 
     def eager(self) -> Tensor:

@@ -141,6 +141,29 @@ def test_a_machine_that_was_not_quiet_is_named(report: Any, tmp_path: Path, two:
     assert ("**Not quiet**" in page) == doubted
 
 
+def test_gpu_groups_have_their_device_or_say_that_they_were_not_run(report: Any, tmp_path: Path) -> None:
+    assert "GPU groups (`benchmarks/gpu`): not run: no GPU.\n" in written(report, tmp_path, run())
+    assert "not run: none of their rows is in this run" in written(report, tmp_path, {**run(), "gpu": "A GPU"})
+    rows = [
+        row(
+            "machine: GPU, copy 256 MB",
+            0.1,
+            rival="copy",
+            kind="limit",
+            threads=2,
+            device="A GPU",
+            dtype="",
+            GB_per_s=8.0,
+        ),
+        row(
+            "GPU: frame_motion", 0.1, rival="eager", kind="rival", threads=2, device="A GPU", dtype="TF32", GB_per_s=5.0
+        ),
+    ]
+    page = written(report, tmp_path, {**run(), "benchmarks": rows, "gpu": "A GPU"})
+    assert "GPU groups: A GPU, by the device's events" in page
+    assert "| eager | 100 ms | 5.00 | 50 % |" in page  # of 8 / 0.8
+
+
 def test_files_run_one_by_one_make_one_run(report: Any, tmp_path: Path) -> None:
     import suite
 

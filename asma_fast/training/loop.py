@@ -126,7 +126,8 @@ class TrainingRun:
         self.stop = min(self.epochs, config.stop_after or self.epochs)
         kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimiser = kinds[config.optimiser](trained, lr=config.lr, weight_decay=config.weight_decay)
+        fused = fabric.device.type == "cuda" or None  # one kernel for all parameters
+        optimiser = kinds[config.optimiser](trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
         self.epoch = 0
         if path.exists():
             self._resume(optimiser)

@@ -8,9 +8,9 @@ others.
 """
 
 import pytest
-from bench_pretraining_step import our_step
 from race import ours, rival
 from rivals import COMPILED, OURS, channels_last_clips, pretraining_step, random_clips
+from steps import our_step
 from targets import STEP_COMPILED
 
 pytestmark = [pytest.mark.large, pytest.mark.compiles]

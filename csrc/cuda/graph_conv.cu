@@ -117,6 +117,7 @@ template <class T, class Out, class Tile> __global__ void __launch_bounds__(thre
     const int cut = static_cast<int>(take_digit(rest, tiles.cuts));
     const std::int64_t b = rest, n = x.clip(b);
 
+    check_pattern(p.graph);
     RowGraph<T> row{p.graph, tiles.graph, shared_memory()};
     row.read_joints(x, b);
     row.read_entries(b);
@@ -283,6 +284,8 @@ template <class T> GraphProduct<T> graph_product(const GraphArguments& a, const 
     check_sizes(out, {x.rows, a.weight.size(1), x.frames, x.joints}, what);
     if (!out.dense({0, 2, 3, 1})) throw std::invalid_argument(std::string(what) + " must be dense as (B, T, V, C)");
     check_places(x.rows * x.frames * x.joints, "maps have more places");
+    if (p.graph.size > 0 && p.graph.parts > (std::int64_t{1} << 30) / p.graph.size / p.graph.size)
+        throw std::length_error("graph_conv: must be at most 2^30 entries of a graph for CUDA");
     if (x.joints > most_joints || x.joints * a.weight.size(0) > most_targets)
         throw std::invalid_argument("graph_conv: must be at most " + std::to_string(most_joints) + " joints, and " +
                                     std::to_string(most_targets) + " joints times parts, for CUDA; got " +

@@ -58,6 +58,21 @@ template <class T> struct Graph {
     __device__ const T* entries(std::int64_t b) const { return adjacency + b * row; }
 };
 
+inline constexpr const char* outside_pattern = "adjacency must be zero outside pattern";
+
+// Where the rows share an adjacency the blocks look together whether it is zero outside the pattern, each at some entries.
+template <class T> __device__ inline void check_pattern(const Graph<T>& graph) {
+    if (!graph.pattern || graph.row != 0) return;
+    const auto size = static_cast<unsigned>(graph.size), count = static_cast<unsigned>(graph.parts) * size * size;
+    for (unsigned place = blockIdx.x * product_threads + threadIdx.x; place < count;
+         place += gridDim.x * product_threads) {
+        const std::int64_t w = place % size, v = place / size % size, k = place / size / size;
+        if (load(graph.pattern + k * graph.pattern_part + v * graph.pattern_source + w * graph.pattern_target)) continue;
+        require(to_float(load(graph.adjacency + k * graph.part + v * graph.source + w * graph.target)) == 0,
+                outside_pattern);
+    }
+}
+
 // Where a block keeps the graph of the row in work. A bit of a mask stands for a source of a target; masks, and the
 // entries themselves, are kept where they take little room.
 struct GraphPlan {
@@ -121,10 +136,12 @@ template <class T> struct RowGraph {
             std::uint32_t mask = 0;
             bool any = false;
             for (int v = 0; v < graph.joints; ++v) {
-                const float entry = entry_of(k, v, w);
+                const bool barred = graph.pattern && !inside(k, v, w);
+                // What is outside the pattern is not read where the rows share the adjacency.
+                const float entry = barred && graph.row == 0 ? 0 : entry_of(k, v, w);
                 if (keeps()) kept()[place * graph.joints + v] = entry;
                 if (entry != 0) {
-                    if (graph.pattern) require(inside(k, v, w), "adjacency must be zero outside pattern");
+                    require(!barred, outside_pattern);
                     sum += entry, any = true;
                     mask |= std::uint32_t{1} << v % GraphPlan::word_bits;
                 }
@@ -152,6 +169,7 @@ template <class T> struct RowGraph {
         if (!has_masks()) {
             ASMA_ROLLED
             for (int v = 0; v < graph.joints; ++v) {
+                if (graph.pattern && !inside(k, v, w)) continue;
                 const float entry = entry_of(k, v, w);
                 if (entry != 0) sum += entry * value(v);
             }

@@ -370,19 +370,3 @@ def test_more_joints_than_a_block_can_hold_are_an_error(emulated: ModuleType) ->
     x, weight = torch.ones(1, 1, 1, 513), torch.ones(1, 1, 1)
     with pytest.raises(ValueError, match="at most 512 joints"):
         graph_conv.OP.run_native(x, weight, torch.eye(513)[None], *[None] * 8)
-
-
-@pytest.mark.parametrize("emulated", [0], indirect=True, ids=[""])
-def test_a_view_and_its_convolution_are_one_read_and_one_write(emulated: ModuleType) -> None:
-    clips, kept, joints = 128, 30, 17  # fewer rows would be cut, and their graph read more than once
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(clips, 2, 50, 25, 3, generator=random).permute(0, 4, 2, 3, 1)
-    frames = torch.stack([torch.randperm(50, generator=random)[:kept] for _ in range(clips)]).int()
-    read = torch.stack([torch.randperm(25, generator=random)[:joints] for _ in range(clips)]).int()
-    adjacency = torch.eye(25).repeat(3, 1, 1)
-    rest = [torch.randn(clips, 3, 3), torch.randn(25, 3), torch.randn(25, 3), adjacency != 0]
-    y = graph_conv.OP.run_native(x, torch.randn(3, 16, 3), adjacency, torch.randn(3, 16), frames, read, read, *rest)
-    loaded, stored = emulated.take_traffic()
-    assert stored == y.numel() * 4
-    least = (clips * 2 * kept * joints * 3 + y.numel()) * 4
-    assert loaded + stored <= 1.15 * least
