@@ -150,7 +150,8 @@ def call_native(name: str, *args: Any) -> None:
     reads."""
     ready = list(args)
     borrowed = []  # copies must outlive the call
-    module = cuda() if is_tensor(args[0]) and args[0].is_cuda else native()
+    on_device = is_tensor(args[0]) and args[0].is_cuda
+    module = cuda() if on_device else native()
     for position, arg in enumerate(args):
         kind = type(arg)
         if arg is not None and kind not in _NUMBERS and (kind in _TENSORS or is_array(arg)):
@@ -166,8 +167,12 @@ def call_native(name: str, *args: Any) -> None:
         if workspace is not None:
             borrowed.append(empty((workspace(*ready[:-1]),), args[0], "float32"))
             ready.append(to_native(borrowed[-1]))
-    try:
+    if not on_device:
         function(*ready)
+        return
+    try:
+        with torch.cuda.device(args[0].device):  # where a kernel starts is CUDA's current device
+            function(*ready)
     except RuntimeError as error:
         shapes = ", ".join(f"{tuple(arg.shape)} {dtype_name(arg)}" for arg in args if is_array(arg))
         raise RuntimeError(f"{error}; of arrays {shapes}") from error
