@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
+import os
 from functools import lru_cache
 from types import ModuleType
 from typing import cast
@@ -62,8 +64,38 @@ def why_not(impl: str) -> str | None:
         except RuntimeError as error:
             return f"{error}."
     if impl == "triton":
-        return "this release has no Triton kernels."
+        return _why_not_triton()
     raise ValueError(f"impl must be one of {', '.join(('auto', *IMPLEMENTATIONS))}; got {impl!r}")
+
+
+def _why_not_triton() -> str | None:
+    for package, extra in (("torch", "torch"), ("triton", "gpu")):
+        if not _installed(package):
+            return f"{package} is not installed: pip install 'asma-fast[{extra}]'."
+    if interpreting() or _torch_has_device():
+        return None
+    return "torch can use no CUDA device here; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests."
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels are interpreted, on CPU tensors: as triton reads ``TRITON_INTERPRET``."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _torch_has_device() -> bool:
+    """Whether torch can use a CUDA device. Imports torch only where there is a driver to ask about."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return cast(bool, importlib.import_module("torch").cuda.device_count() > 0)  # asks without starting CUDA
+
+
+@lru_cache(maxsize=64)
+def triton_problem(device: int) -> str | None:
+    """None where Triton compiles for the CUDA device of that index, else the reason."""
+    major, minor = importlib.import_module("torch").cuda.get_device_capability(device)
+    return None if major >= 8 else f"triton needs compute capability 8.0, cuda:{device} has {major}.{minor}."
 
 
 def _installed(package: str) -> bool:

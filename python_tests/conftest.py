@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton; 0 runs its kernels on a CUDA device
+
 from pathlib import Path
 
 import pytest

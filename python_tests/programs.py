@@ -52,9 +52,10 @@ def program_output(code: str, *words: object, without: Iterable[str] = ()) -> st
 
 
 def program_environment(**more: str) -> dict[str, str]:
-    """This process's environment with the tested asma_fast first on the path."""
+    """This process's environment with the tested asma_fast first on the path; Triton kernels are not interpreted."""
     path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return {**inherited, "PYTHONPATH": path, **more}
 
 
 def _blocked(packages: tuple[str, ...]) -> str:

@@ -261,26 +261,29 @@ if HAVE_TORCH:
 
     from asma_fast.ops._torch import below_autograd, register
 
-    class _BlockOutput(torch.autograd.Function):
-        differentiable = DIFFERENTIABLE
+    def _autograd(name: str) -> type[torch.autograd.Function]:
+        class _BlockOutput(torch.autograd.Function):
+            differentiable = DIFFERENTIABLE
 
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return below_autograd(OP.name, *args)
+            @staticmethod
+            def forward(*args: Any) -> Any:
+                return below_autograd(name, *args)
 
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            x, scale, _, residual, residual_scale, _, seed, ids, ctx.p, ctx.block = inputs
-            x = x if ctx.needs_input_grad[1] else None
-            residual = residual if ctx.needs_input_grad[4] else None
-            ctx.save_for_backward(output, x, scale, residual, residual_scale, seed, ids)
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                x, scale, _, residual, residual_scale, _, seed, ids, ctx.p, ctx.block = inputs
+                x = x if ctx.needs_input_grad[1] else None
+                residual = residual if ctx.needs_input_grad[4] else None
+                ctx.save_for_backward(output, x, scale, residual, residual_scale, seed, ids)
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Any) -> Any:
-            needs = list(ctx.needs_input_grad[:6])
-            grads = TORCH_OPS[BACKWARD.name](g, *ctx.saved_tensors, ctx.p, ctx.block, needs)
-            return (*(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), *[None] * 4)
+            @staticmethod
+            @torch.autograd.function.once_differentiable
+            def backward(ctx: Any, g: Any) -> Any:
+                needs = list(ctx.needs_input_grad[:6])
+                grads = TORCH_OPS[f"{name}_backward"](g, *ctx.saved_tensors, ctx.p, ctx.block, needs)
+                return (*(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), *[None] * 4)
 
-    register(OP, _BlockOutput)
+        return _BlockOutput
+
+    register(OP, _autograd)
     register(BACKWARD)

@@ -8,8 +8,9 @@ allocated outputs, and fill them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -27,7 +28,7 @@ from asma_fast._array import (
     to_native,
     to_tensor,
 )
-from asma_fast._backends import IMPLEMENTATIONS, backends, cuda, native
+from asma_fast._backends import IMPLEMENTATIONS, backends, cuda, interpreting, native, triton_problem
 from asma_fast.ops._contract import HALVES, REALS, check_array
 
 # Looked up once: torch.compile traces through the choice below.
@@ -48,6 +49,11 @@ _CUDA_OPS: frozenset[str] = frozenset(dir(cuda())) if _WHY_NOT["cuda"] is None e
 
 # Registered ops by name: looking them up in torch.ops costs microseconds a call.
 TORCH_OPS: dict[str, Any] = {}
+
+# What impl="triton" runs in place of each op that has Triton kernels, where they can run.
+TWINS: dict[str, Op] = {}
+HAVE_TRITON = _WHY_NOT["triton"] is None
+_TRITON_DEVICE = "cpu" if interpreting() else "cuda"
 
 _NO_CUDA_KERNEL = "this release has no CUDA kernel of it"
 #: Others take float32, float16 and bfloat16 there.
@@ -91,6 +97,8 @@ class Op:
         Arguments (tensors) → the result, by torch, differentiable. It sees float32 where half precision came.
     autocast
         Under autocast half-precision inputs are cast to float32.
+    triton
+        It has Triton kernels: ``asma_fast.triton.<stem>.<name>``, ``(arguments…, outputs…)``, fills the outputs.
     keeps_dtype
         The reference's result (the first of several), computed in float32 or wider, is rounded to the first argument's
         dtype.
@@ -105,6 +113,7 @@ class Op:
     reference: Callable[..., Any] | None = None
     autocast: bool = False
     keeps_dtype: bool = False
+    triton: bool = False
 
     @property
     def first(self) -> str:
@@ -126,6 +135,14 @@ class Op:
         """Check and allocate only."""
         self.check(*args)
         return self.allocate(*args)
+
+    def twin(self) -> Op:
+        """The same contract, filled by Triton: an op of its own, so that autograd and torch.compile know which runs."""
+        return replace(self, name=f"triton_{self.name}", native=partial(_fill_by_triton, self.stem, self.name))
+
+
+def _fill_by_triton(stem: str, name: str, *args: Any) -> None:
+    getattr(import_module(f"asma_fast.triton.{stem}"), name)(*args)
 
 
 def call_native(name: str, *args: Any) -> None:
@@ -203,6 +220,8 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
             raise TypeError(f"{op}: impl='cuda' takes float32, float16 or bfloat16, got float64")
         if op not in _CUDA_OPS:
             raise RuntimeError(f"{op}: impl='cuda' cannot run: {_NO_CUDA_KERNEL}.")
+    if choice == "triton":
+        _check_triton(op, x)
     if choice in ("cpu", "numba"):
         if is_tensor(x) and x.device.type != "cpu":
             raise ValueError(f"{op}: impl={choice!r} takes CPU tensors, got one on {x.device}")
@@ -211,11 +230,32 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
     return choice
 
 
+def _check_triton(op: str, x: Array) -> None:
+    if not is_tensor(x) or x.device.type != _TRITON_DEVICE:
+        got = f"one on {x.device}" if is_tensor(x) else "a NumPy array"
+        wanted = "CUDA tensors" if _TRITON_DEVICE == "cuda" else "CPU tensors under TRITON_INTERPRET=1"
+        raise ValueError(f"{op}: impl='triton' takes {wanted}, got {got}")
+    if dtype_name(x) == "float64" and op not in _ANY_DTYPE_ON_CUDA:
+        raise TypeError(f"{op}: impl='triton' takes float32, float16 or bfloat16, got float64")
+    if op not in TWINS:
+        raise RuntimeError(f"{op}: impl='triton' cannot run: this release has no Triton kernel of it.")
+    if not _triton_compiles_for(x):
+        raise RuntimeError(f"{op}: impl='triton' cannot run: {triton_problem(x.get_device())}")
+
+
+def _triton_compiles_for(x: Any) -> bool:
+    # torch.compile, which traces this, would not see through the question; triton says so itself then.
+    return not x.is_cuda or torch.compiler.is_compiling() or triton_problem(x.get_device()) is None
+
+
 def _automatic(op: str, x: Array) -> str:
     half = dtype_name(x) in HALVES
     if is_tensor(x):
-        if x.is_cuda and op in _CUDA_OPS and (dtype_name(x) != "float64" or op in _ANY_DTYPE_ON_CUDA):
-            return "cuda"
+        if x.is_cuda and (dtype_name(x) != "float64" or op in _ANY_DTYPE_ON_CUDA):
+            if op in _CUDA_OPS:
+                return "cuda"
+            if op in TWINS and _TRITON_DEVICE == "cuda" and _triton_compiles_for(x):
+                return "triton"
         served = x.is_cpu and not half
         return "cpu" if served and _WHY_NOT["cpu"] is None else "reference"
     for choice in ("reference",) if half else ("cpu", "numba", "reference"):
@@ -253,6 +293,8 @@ def _run(op: Op, impl: str | Impl, args: tuple[Any, ...]) -> Any:
         if not is_tensor(x):
             return op.run_native(*args)
         return _dispatch(op, args)
+    if choice == "triton":
+        return _dispatch(TWINS[op.name], args)
     op.check(*args)
     if choice == "numba":
         return _run_numba(op, args)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from asma_fast.ops._op import TORCH_OPS, Op, undispatched
+from asma_fast.ops._op import HAVE_TRITON, TORCH_OPS, TWINS, Op, undispatched
 from asma_fast.view import View
 
 _library = torch.library.Library("asma_fast", "FRAGMENT")
 _OPS: dict[str, Op] = {}
 
+#: From the name that an op is registered under to its autograd function.
+Autograd = Callable[[str], type[torch.autograd.Function]]
 
-def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> None:
-    """Define ``torch.ops.asma_fast.<name>``.
+
+def register(op: Op, autograd: Autograd | None = None) -> None:
+    """Define ``torch.ops.asma_fast.<name>``, and ``triton_<name>`` where Triton kernels of it can run.
 
     Without ``autograd`` the results are not differentiable, and say so (``requires_grad`` is False). The function's
-    ``forward`` must call the op through :func:`below_autograd` and its ``differentiable`` names the positions of the
-    arguments that have a gradient: any other that requires one is an error, not a gradient silently lost.
+    ``forward`` must call the op of the name it was made for through :func:`below_autograd`, its ``backward`` that of
+    ``<name>_backward``, and its ``differentiable`` names the positions of the arguments that have a gradient: any other
+    that requires one is an error, not a gradient silently lost.
     """
+    _register(op, autograd)
+    if op.triton and HAVE_TRITON:
+        TWINS[op.name] = op.twin()
+        _register(TWINS[op.name], autograd)
+
+
+def _register(op: Op, autograd: Autograd | None) -> None:
     _library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CPU", "CUDA"):
         _library.impl(op.name, op.run_native, device)
@@ -31,7 +43,7 @@ def register(op: Op, autograd: type[torch.autograd.Function] | None = None) -> N
     if autograd is None:
         _library.impl(op.name, torch.library.fallthrough_kernel, "Autograd")
     else:
-        _library.impl(op.name, _autograd_kernel(op.name, autograd), "Autograd")
+        _library.impl(op.name, _autograd_kernel(op.name, autograd(op.name)), "Autograd")
     if op.autocast:
         torch.library.register_autocast(f"asma_fast::{op.name}", "cpu", torch.float32, lib=_library)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from asma_fast._array import Array, channels_last, dense, empty
@@ -443,7 +444,7 @@ if HAVE_TORCH:
 
     from asma_fast.ops._torch import below_autograd, register
 
-    def _autograd(name: str, places: tuple[int, ...], arrays: int) -> type[torch.autograd.Function]:
+    def _autograd(places: tuple[int, ...], arrays: int, name: str) -> type[torch.autograd.Function]:
         """Of an op whose first ``arrays`` arguments are tensors or None, with gradients at ``places``."""
 
         class _BlockConvolution(torch.autograd.Function):
@@ -477,8 +478,8 @@ if HAVE_TORCH:
 
         return _BlockConvolution
 
-    register(GRAPH, _autograd(GRAPH.name, GRAPH_DIFFERENTIABLE, 11))
+    register(GRAPH, partial(_autograd, GRAPH_DIFFERENTIABLE, 11))
     register(GRAPH_BACKWARD)
-    register(TEMPORAL, _autograd(TEMPORAL.name, _TEMPORAL_DIFFERENTIABLE, 5))
+    register(TEMPORAL, partial(_autograd, _TEMPORAL_DIFFERENTIABLE, 5))
     register(TEMPORAL_BACKWARD)
     register(INFERENCE)

@@ -7,7 +7,7 @@ from typing import Any
 
 from asma_fast._array import Array, channels_last, dense, empty_channels_last
 from asma_fast.ops._contract import FLOATS, as_float, as_int, check_count, check_dtype, check_shape
-from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, call_native, run
 from asma_fast.ops._random import as_ids, as_seed, check_random, philox_words
 from asma_fast.philox import Purpose
 
@@ -127,21 +127,24 @@ if HAVE_TORCH:
 
     from asma_fast.ops._torch import below_autograd, register
 
-    class _Dropout(torch.autograd.Function):
-        differentiable = (0,)
+    def _autograd(name: str) -> type[torch.autograd.Function]:
+        class _Dropout(torch.autograd.Function):
+            differentiable = (0,)
 
-        @staticmethod
-        def forward(x: Any, seed: Any, ids: Any, p: float, block: int) -> Any:
-            return below_autograd(OP.name, x, seed, ids, p, block)
+            @staticmethod
+            def forward(x: Any, seed: Any, ids: Any, p: float, block: int) -> Any:
+                return below_autograd(name, x, seed, ids, p, block)
 
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            _, seed, ids, ctx.p, ctx.block = inputs
-            ctx.save_for_backward(seed, ids)
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                _, seed, ids, ctx.p, ctx.block = inputs
+                ctx.save_for_backward(seed, ids)
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Any) -> Any:
-            return torch.ops.asma_fast.dropout(g, *ctx.saved_tensors, ctx.p, ctx.block), None, None, None, None
+            @staticmethod
+            @torch.autograd.function.once_differentiable
+            def backward(ctx: Any, g: Any) -> Any:
+                return TORCH_OPS[name](g, *ctx.saved_tensors, ctx.p, ctx.block), None, None, None, None
 
-    register(OP, _Dropout)
+        return _Dropout
+
+    register(OP, _autograd)

@@ -7,7 +7,7 @@ from typing import Any
 
 from asma_fast._array import Array, as_kind_of, dense, dtype_name, empty_channels_last, is_array, is_tensor
 from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_view
-from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, call_native, run
 from asma_fast.view import View
 
 if HAVE_TORCH:
@@ -173,6 +173,7 @@ OP = Op(
     reference=_reference,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 BACKWARD = Op(
     name="gather_view_backward",
@@ -183,34 +184,38 @@ BACKWARD = Op(
     check=_check_backward,
     allocate=_allocate_backward,
     native=_native_backward,
+    triton=True,
 )
 
 if HAVE_TORCH:
     from asma_fast.ops._torch import below_autograd, register
 
-    class _GatherView(torch.autograd.Function):
-        differentiable = (0,)
+    def _autograd(name: str) -> type[torch.autograd.Function]:
+        class _GatherView(torch.autograd.Function):
+            differentiable = (0,)
 
-        @staticmethod
-        def forward(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
-            return below_autograd(OP.name, x, frames, joints, transform)
+            @staticmethod
+            def forward(x: Any, frames: Any, joints: Any, transform: Any) -> Any:
+                return below_autograd(name, x, frames, joints, transform)
 
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            x, frames, joints, transform = inputs
-            ctx.save_for_backward(frames, joints, transform)
-            ctx.x_frames, ctx.x_joints = x.shape[2], x.shape[3]
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                x, frames, joints, transform = inputs
+                ctx.save_for_backward(frames, joints, transform)
+                ctx.x_frames, ctx.x_joints = x.shape[2], x.shape[3]
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Any) -> Any:
-            maps = ctx.saved_tensors
-            return (
-                torch.ops.asma_fast.gather_view_backward(g, *maps, ctx.x_frames, ctx.x_joints),
-                None,
-                None,
-                None,
-            )
+            @staticmethod
+            @torch.autograd.function.once_differentiable
+            def backward(ctx: Any, g: Any) -> Any:
+                maps = ctx.saved_tensors
+                return (
+                    TORCH_OPS[f"{name}_backward"](g, *maps, ctx.x_frames, ctx.x_joints),
+                    None,
+                    None,
+                    None,
+                )
 
-    register(OP, _GatherView)
+        return _GatherView
+
+    register(OP, _autograd)
     register(BACKWARD)

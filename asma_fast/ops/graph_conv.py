@@ -8,7 +8,7 @@ from typing import Any
 
 from asma_fast._array import Array, as_kind_of, channels_last, dense, empty_channels_last, is_array
 from asma_fast.ops._contract import FLOATS, check_alike, check_dtype, check_shape, check_together, check_view
-from asma_fast.ops._op import HAVE_TORCH, Impl, Op, allocate_grads, call_native, check_needs, run, wanted
+from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, allocate_grads, call_native, check_needs, run, wanted
 from asma_fast.ops.gather_view import OP as GATHER_VIEW
 from asma_fast.ops.gather_view import view_arguments, view_shape
 from asma_fast.view import View
@@ -310,27 +310,30 @@ if HAVE_TORCH:
 
     from asma_fast.ops._torch import below_autograd, register
 
-    class _GraphConv(torch.autograd.Function):
-        differentiable = DIFFERENTIABLE
+    def _autograd(name: str) -> type[torch.autograd.Function]:
+        class _GraphConv(torch.autograd.Function):
+            differentiable = DIFFERENTIABLE
 
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return below_autograd(OP.name, *args)
+            @staticmethod
+            def forward(*args: Any) -> Any:
+                return below_autograd(name, *args)
 
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*inputs)
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                ctx.save_for_backward(*inputs)
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Any) -> Any:
-            needs = [ctx.needs_input_grad[place] for place in DIFFERENTIABLE]
-            grads = torch.ops.asma_fast.graph_conv_backward(g, *ctx.saved_tensors, needs)
-            result = [None] * len(ctx.saved_tensors)
-            for place, needed, grad in zip(DIFFERENTIABLE, needs, grads, strict=True):
-                if needed:
-                    result[place] = grad
-            return tuple(result)
+            @staticmethod
+            @torch.autograd.function.once_differentiable
+            def backward(ctx: Any, g: Any) -> Any:
+                needs = [ctx.needs_input_grad[place] for place in DIFFERENTIABLE]
+                grads = TORCH_OPS[f"{name}_backward"](g, *ctx.saved_tensors, needs)
+                result = [None] * len(ctx.saved_tensors)
+                for place, needed, grad in zip(DIFFERENTIABLE, needs, grads, strict=True):
+                    if needed:
+                        result[place] = grad
+                return tuple(result)
 
-    register(OP, _GraphConv)
+        return _GraphConv
+
+    register(OP, _autograd)
     register(BACKWARD)

@@ -77,6 +77,7 @@ OP = Op(
     allocate=_allocate,
     native=_native,
     reference=_reference,
+    triton=True,
 )
 
 if HAVE_TORCH:

@@ -268,6 +268,7 @@ FRAMES = Op(
     native=_native_frames,
     reference=_reference_frames,
     autocast=True,
+    triton=True,
 )
 JOINTS = Op(
     name="joint_motion",
@@ -278,6 +279,7 @@ JOINTS = Op(
     native=_native_joints,
     reference=_reference_joints,
     autocast=True,
+    triton=True,
 )
 BOTH = Op(
     name="frame_and_joint_motion",
@@ -288,6 +290,7 @@ BOTH = Op(
     native=_native_both,
     reference=_reference_both,
     autocast=True,
+    triton=True,
 )
 
 if HAVE_TORCH:

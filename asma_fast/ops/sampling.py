@@ -236,6 +236,7 @@ JOINTS = Op(
     allocate=_allocate_joints,
     native=_native_joints,
     reference=_reference_joints,
+    triton=True,
 )
 FRAMES = Op(
     name="sample_frames",
@@ -245,6 +246,7 @@ FRAMES = Op(
     allocate=_allocate_frames,
     native=_native_frames,
     reference=_reference_frames,
+    triton=True,
 )
 
 if HAVE_TORCH:

@@ -7,7 +7,7 @@ from typing import Any
 
 from asma_fast._array import Array, channels_last, dense, empty, empty_channels_last
 from asma_fast.ops._contract import FLOATS, as_int, check_alike, check_count, check_dtype, check_shape
-from asma_fast.ops._op import HAVE_TORCH, Impl, Op, call_native, run
+from asma_fast.ops._op import HAVE_TORCH, TORCH_OPS, Impl, Op, call_native, run
 
 #: Distances between frames are bounded so that no sum of them leaves 64 bits.
 MOST_FRAMES = 2**31 - 1
@@ -258,27 +258,30 @@ if HAVE_TORCH:
 
     from asma_fast.ops._torch import below_autograd, register
 
-    class _TemporalConv(torch.autograd.Function):
-        differentiable = (0, 1, 2)
+    def _autograd(name: str) -> type[torch.autograd.Function]:
+        class _TemporalConv(torch.autograd.Function):
+            differentiable = (0, 1, 2)
 
-        @staticmethod
-        def forward(x: Any, weight: Any, bias: Any, *sizes: int) -> Any:
-            return below_autograd(OP.name, x, weight, bias, *sizes)
+            @staticmethod
+            def forward(x: Any, weight: Any, bias: Any, *sizes: int) -> Any:
+                return below_autograd(name, x, weight, bias, *sizes)
 
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            x, weight, _, *ctx.sizes = inputs
-            ctx.save_for_backward(x, weight)
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                x, weight, _, *ctx.sizes = inputs
+                ctx.save_for_backward(x, weight)
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, g: Any) -> Any:
-            needed = ctx.needs_input_grad[:3]
-            gradients = torch.ops.asma_fast.temporal_conv_backward(g, *ctx.saved_tensors, *ctx.sizes, *needed)
-            return (
-                *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True)),
-                *(None for _ in ctx.sizes),
-            )
+            @staticmethod
+            @torch.autograd.function.once_differentiable
+            def backward(ctx: Any, g: Any) -> Any:
+                needed = ctx.needs_input_grad[:3]
+                gradients = TORCH_OPS[f"{name}_backward"](g, *ctx.saved_tensors, *ctx.sizes, *needed)
+                return (
+                    *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True)),
+                    *(None for _ in ctx.sizes),
+                )
 
-    register(OP, _TemporalConv)
+        return _TemporalConv
+
+    register(OP, _autograd)
     register(BACKWARD)
