@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from asma_fast.triton._launch import INTERPRETING, dot_precision, launch
+from asma_fast.triton._launch import INTERPRETING, blocks_of, dot_precision, launch
 
 _WIDEN = tl.constexpr(INTERPRETING)  # triton's interpreter has no products of bfloat16
 
@@ -22,7 +22,7 @@ MOST_ROWS = 2**31 - 2**10
 
 def power_of_two(size: int, low: int, high: int) -> int:
     """The smallest power of two that is at least ``size``, within bounds that are powers of two."""
-    return max(low, min(high, triton.next_power_of_2(max(size, 1))))
+    return max(low, min(high, 1 << (max(size, 1) - 1).bit_length()))
 
 
 def precision(x: Any) -> str:
@@ -33,6 +33,11 @@ def precision(x: Any) -> str:
 def exact(x: Any) -> bool:
     """Whether products are taken without tensor cores, whose operands then fill the registers."""
     return x.dtype == torch.float32 and precision(x) == "ieee"
+
+
+def deepest(x: Any) -> int:
+    """Channels that a step of a product takes at most: more float32 ones do not fit the registers."""
+    return 16 if x.dtype == torch.float32 else 32
 
 
 def check_rows(*rows: int) -> None:
@@ -68,7 +73,7 @@ def activated(x, scale, shift, channel, channels):
 
 @triton.jit
 def weighted_sums(g, x, keep):
-    """Of each column Σ g and Σ g·x, float64: x taken about its mean in the tile, of which ``keep`` marks what counts."""
+    """Of each column Σ g and Σ g·x, float64: x taken about its mean in the tile, of which ``keep`` counts."""
     count = tl.maximum(tl.sum(keep.to(tl.float32), axis=0), 1)
     pivot = tl.sum(tl.where(keep, x, 0.0), axis=0) / count
     total = tl.sum(tl.where(keep, g, 0.0), axis=0).to(tl.float64)
@@ -126,10 +131,10 @@ def fold_gradient(g: Any, y: Any, sums_grad: Any, bias_grad: Any, keep: bool) ->
     rows, columns = g.shape[0] * g.shape[2] * g.shape[3], g.shape[1]
     width = power_of_two(columns, 16, 128)
     high = 8192 // width
-    tiles = triton.cdiv(rows, high)
+    tiles = blocks_of(rows, high)
     partial = None if bias_grad is None else g.new_empty((tiles, columns), dtype=torch.float32)
     if g.numel():
-        grid = tiles * triton.cdiv(columns, width)
+        grid = tiles * blocks_of(columns, width)
         launch(_fold, grid, g, y, sums_grad, folded, partial, rows, columns, ROWS=high, COLUMNS=width)
     if partial is not None:
         bias_grad.copy_(partial.sum(0))

@@ -7,6 +7,7 @@ of each phase are a launch row of their own and meet only the taps of that phase
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import gcd
 from typing import Any
 
@@ -15,10 +16,11 @@ import triton
 import triton.language as tl
 
 from asma_fast._array import channels_last, dense
-from asma_fast.triton._launch import launch
+from asma_fast.triton._launch import blocks_of, launch
 from asma_fast.triton._tiles import (
     activated,
     check_rows,
+    deepest,
     dot,
     exact,
     fold_gradient,
@@ -35,30 +37,12 @@ from asma_fast.triton.temporal_conv_backward import weight_gradient
 NARROWEST_DOT = 16
 
 
-@triton.jit
-def _meets(tap, phase, stride, left, dilation, least, most, frames, TRANSPOSED: tl.constexpr):
-    """Whether any frame of a tile, of those between ``least`` and ``most``, finds a frame under this tap."""
-    offset = _source_offset(tap, phase, stride, left, dilation, TRANSPOSED)
-    inside = (most + offset >= 0) & (least + offset < frames)
-    if TRANSPOSED:
-        inside &= (phase + left - tap * dilation) % stride == 0
-    return inside
-
-
-@triton.jit
-def _source_offset(tap, phase, stride, left, dilation, TRANSPOSED: tl.constexpr):
-    """How far the frame that a tap reads lies from the (strided) frame written."""
-    if TRANSPOSED:
-        return (phase + left - tap * dilation) // stride
-    else:
-        return phase - left + tap * dilation
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["phase", "first_tap", "tap_step", "met_taps", "offset", "hop", "first_tile"])
 def _convolve(
     x, weight, bias, scale, shift, residual, inner, inner_scale, inner_shift, out, partial,
-    frames, joints, c_in, out_frames, c_out, taps, groups, turns, stride, left, dilation, tap_step, rows,
-    TRANSPOSED: tl.constexpr, RELU: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    frames, joints, c_in, out_frames, c_out, groups, rows, turns, in_step, out_step,
+    phase, first_tap, tap_step, met_taps, offset, hop, first_tile,
+    RELU: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     per_in, per_out = c_in // groups, c_out // groups
@@ -66,29 +50,27 @@ def _convolve(
     blocks = tl.cdiv(width, COLUMNS)
     parts = blocks * groups if DOT else blocks
     tile, part = tl.program_id(0) // parts, tl.program_id(0) % parts
-    phase = tl.program_id(1).to(tl.int64)
     own = part % blocks * COLUMNS + tl.arange(0, COLUMNS)
     group = part // blocks
     column = group * per_out + own
     some = own < width
     row, batch, place = map_rows(tile, turns * joints, ROWS)
     turn, joint = (place // joints).to(tl.int64), place % joints
-    frame = phase + turn * stride if TRANSPOSED else turn
-    met = turn if TRANSPOSED else turn * stride
+    frame, met = turn * out_step + phase, turn * in_step + offset
     live = (row < rows) & (frame < out_frames)
     start = x + (batch * frames * joints + joint) * c_in
 
     least, most = tl.min(met, axis=0), tl.max(met, axis=0)
-    first, after = taps, 0
-    for tap in range(taps):
-        if _meets(tap, phase, stride, left, dilation, least, most, frames, TRANSPOSED):
-            first = min(first, tap)
-            after = tap + 1
+    first, after = met_taps, 0
+    for i in range(met_taps):  # those that meet a frame of the map anywhere in the tile
+        if (most + i * hop >= 0) & (least + i * hop < frames):
+            first = min(first, i)
+            after = i + 1
     chunks = tl.cdiv(per_in, CHANNELS) if DOT else per_in
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for step in range(tl.cdiv(max(after - first, 0), tap_step) * chunks):
-        tap = first + step // chunks * tap_step
-        source = met + _source_offset(tap, phase, stride, left, dilation, TRANSPOSED)
+    for step in range(first * chunks, after * chunks):
+        tap = first_tap + step // chunks * tap_step
+        source = met + tl.cast(step // chunks, tl.int64) * hop
         read = live & (source >= 0) & (source < frames)
         at = start + source * joints * c_in
         matrix = weight + tl.cast(tap, tl.int64) * c_out * per_in
@@ -113,7 +95,6 @@ def _convolve(
 
     keep = live[:, None] & some[None, :]
     to = ((batch * out_frames + frame) * joints + joint)[:, None] * c_out + column[None, :]
-    number = tl.program_id(1) * tl.cdiv(rows, ROWS) + tile
     if bias is not None:
         total += tl.load(bias + column, mask=some, other=0.0).to(tl.float32)[None, :]
     if residual is not None:
@@ -127,14 +108,14 @@ def _convolve(
         total = tl.where(value * factor + offset <= 0, 0.0, total)
         if partial is not None:
             sums, products = weighted_sums(total, value, keep)
-            store_sums(partial, number, column, some, c_out, products, sums)
+            store_sums(partial, first_tile + tile, column, some, c_out, products, sums)
         total *= factor
     if out is not None:
         rounded = total.to(out.dtype.element_ty)
         tl.store(out + to, rounded, mask=keep)
         if partial is not None and inner is None:
             sums, products = square_sums(rounded.to(tl.float32), keep)
-            store_sums(partial, number, column, some, c_out, sums, products)
+            store_sums(partial, first_tile + tile, column, some, c_out, sums, products)
 
 
 def convolve(
@@ -171,10 +152,9 @@ def convolve(
         Of the result, where ``out`` is None.
     """
     batch, c_out, out_frames, joints = out.shape if shape is None else shape
-    stride, left, dilation, groups = sizes
+    stride, groups = sizes[0], sizes[3]
     taps, _, per_in = weight.shape
-    phases = min(stride, out_frames) if transposed else 1
-    turns = triton.cdiv(out_frames, stride) if transposed else out_frames
+    turns = blocks_of(out_frames, stride) if transposed else out_frames
     rows = batch * turns * joints
     check_rows(rows)
     if rows == 0 or c_out == 0:
@@ -185,17 +165,47 @@ def convolve(
     width = c_out // groups if wide else c_out
     columns = power_of_two(width, 16, 64 if wide else 32)
     high = 64 if wide else 32
-    tiles, parts = triton.cdiv(rows, high), triton.cdiv(width, columns) * (groups if wide else 1)
-    partial = None if sums is None else x.new_empty((phases * tiles, 2, c_out), dtype=torch.float64)
-    launch(
-        _convolve, (tiles * parts, phases), x, weight, bias, *affine, residual, *inner, out, partial,
-        x.shape[2], joints, x.shape[1], out_frames, c_out, taps, groups, turns, stride, left, dilation,
-        stride // gcd(stride, dilation) if transposed else 1, rows,
-        TRANSPOSED=transposed, RELU=relu, DOT=wide, PRECISION=precision(x), ROWS=high, COLUMNS=columns,
-        CHANNELS=power_of_two(per_in, 16, 16 if exact(x) else 32), num_stages=2 if exact(x) else 3,
-    )  # fmt: skip
-    if sums is not None:
-        torch.sum(partial, 0, out=sums)
+    tiles, parts = blocks_of(rows, high), blocks_of(width, columns) * (groups if wide else 1)
+    phases = list(_phases(out_frames, taps, sizes, transposed))
+    partial = None if sums is None else x.new_empty((len(phases) * tiles, 2, c_out), dtype=torch.float64)
+    for number, phase in enumerate(phases):
+        launch(
+            _convolve,
+            tiles * parts,
+            *(x, weight, bias, *affine, residual, *inner, out, partial),
+            *(x.shape[2], joints, x.shape[1], out_frames, c_out, groups, rows, turns),
+            *((1, stride) if transposed else (stride, 1)),
+            *(*phase, number * tiles),
+            RELU=relu,
+            DOT=wide,
+            PRECISION=precision(x),
+            ROWS=high,
+            COLUMNS=columns,
+            CHANNELS=power_of_two(per_in, 16, deepest(x)),
+            num_stages=2 if exact(x) else 3,
+        )
+    if partial is not None:
+        sums.copy_(partial.sum(0))
+
+
+def _phases(frames: int, taps: int, sizes: tuple[int, int, int, int], transposed: bool) -> Iterator[tuple[int, ...]]:
+    """For each phase of the frames that are written: itself, the first tap that meets its frames, how many taps on the
+    next one is, how many there are; where the first reads, and how far on the next one.
+    """
+    stride, left, dilation, _ = sizes
+    if not transposed:
+        yield 0, 0, 1, taps, -left, dilation
+        return
+    shared = gcd(stride, dilation)
+    step = stride // shared
+    for phase in range(min(stride, frames)):
+        for first in range(min(step, taps)):
+            if (phase + left - first * dilation) % stride == 0:
+                offset = (phase + left - first * dilation) // stride
+                yield phase, first, step, len(range(first, taps, step)), offset, -(dilation // shared)
+                break
+        else:
+            yield phase, 0, 1, 0, 0, 0
 
 
 def packed(weight: Any, groups: int, *, transposed: bool = False) -> Any:

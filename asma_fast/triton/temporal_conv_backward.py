@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from asma_fast.triton._launch import launch
+from asma_fast.triton._launch import blocks_of, launch
 from asma_fast.triton._tiles import activated, check_rows, dot, map_rows, power_of_two, precision
 
 #: Programs that fill a device, and rows below which a part is not worth one.
@@ -20,7 +20,7 @@ PROGRAMS, FEWEST_ROWS = 512, 512
 
 def row_parts(rows: int, programs: int) -> int:
     """Into how many parts the rows of a sum are cut, by its shape alone."""
-    return max(1, min(triton.cdiv(rows, FEWEST_ROWS), triton.cdiv(PROGRAMS, programs)))
+    return max(1, min(blocks_of(rows, FEWEST_ROWS), blocks_of(PROGRAMS, programs)))
 
 
 @triton.jit
@@ -88,11 +88,11 @@ def weight_gradient(
     wide = per_in >= 16
     width = c_out // groups if wide else c_out
     columns, channels, high = power_of_two(width, 16, 64), power_of_two(per_in, 16, 64), 32
-    programs = triton.cdiv(width, columns) * taps
-    programs *= triton.cdiv(per_in, channels) * groups if wide else per_in
-    tiles = triton.cdiv(rows, high)
-    part_tiles = triton.cdiv(tiles, row_parts(rows, programs))
-    parts = triton.cdiv(tiles, part_tiles)
+    programs = blocks_of(width, columns) * taps
+    programs *= blocks_of(per_in, channels) * groups if wide else per_in
+    tiles = blocks_of(rows, high)
+    part_tiles = blocks_of(tiles, row_parts(rows, programs))
+    parts = blocks_of(tiles, part_tiles)
     partial = g.new_empty((parts, taps, c_out, per_in), dtype=torch.float32)
     launch(
         _weight_gradient, (programs, parts), g, x, *affine, partial,

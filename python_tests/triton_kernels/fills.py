@@ -32,7 +32,7 @@ def cast(args: Any, dtype: torch.dtype) -> list[Any]:
 
 
 def assert_close(result: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, what: str = "result") -> None:
-    """At most twice as far from ``exact`` (float64) as ``plain``, computed by torch in float32, and some roundings to the
+    """At most twice as far from ``exact`` (float64) as ``plain``, torch's result in float32, and some roundings to the
     dtype of ``result``. NaNs stand in the same places.
     """
     assert result.shape == exact.shape, what
