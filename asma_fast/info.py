@@ -1,4 +1,7 @@
-"""What is installed and what can run here: the text for a bug report. Imports none of what it reports on."""
+"""What is installed and what can run here: the text for a bug report.
+
+Imports none of what it reports on, but torch where there is a CUDA driver, to ask what it can use.
+"""
 
 from __future__ import annotations
 

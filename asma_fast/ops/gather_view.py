@@ -26,7 +26,8 @@ def gather_view(x: Array, view: View, *, impl: str | Impl = "auto") -> Array:
     view
         Maps of N rows or 1. Its nodes play no part here.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64), ``"cuda"`` or ``"triton"`` (float32,
+        halves).
 
     Returns
     -------

@@ -20,7 +20,7 @@ def joint_degree(edges: Array, joints: int, *, impl: str | Impl = "auto") -> Arr
     joints
         V, the number of joints.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` or ``"cuda"``.
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
 
     Returns
     -------

@@ -37,7 +37,8 @@ def frame_motion(x: Array, *, view: View | None = None, last: str = "replicate",
         Score of the last frame, which has no next: ``"replicate"`` repeats its predecessor's, ``"zero"`` gives 0, as
         PSTL does (which protects it from one mask and dooms it in the other).
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64), ``"cuda"`` or ``"triton"`` (float32,
+        halves).
 
     Returns
     -------
@@ -75,7 +76,8 @@ def joint_motion(x: Array, *, view: View | None = None, impl: str | Impl = "auto
     view
         The view to score; None scores the clip.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64), ``"cuda"`` or ``"triton"`` (float32,
+        halves).
 
     Returns
     -------

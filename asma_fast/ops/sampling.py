@@ -40,7 +40,7 @@ def sample_joints(
         ``(N,)`` int64: who each clip is, so that its mask does not depend on its place in the batch. None: 0 … N−1,
         with N = 1 for weights ``(V,)``.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` or ``"cuda"``.
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def sample_frames(
     ids
         ``(N,)`` int64: who each clip is; None: 0 … N−1.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` or ``"cuda"``.
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
 
     Returns
     -------

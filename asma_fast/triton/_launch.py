@@ -101,6 +101,12 @@ def dot_precision() -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
+def check_places(count: int, more: str) -> None:
+    """Kernels count some things in 32 bits, for a division of 64 is slow; addresses have 64."""
+    if count > 2**30:
+        raise ValueError(f"{more} than {2**30}: {count}")
+
+
 def blocks_of(count: int, block: int) -> int:
     """How many blocks of that size hold so many."""
     return -(-count // block)

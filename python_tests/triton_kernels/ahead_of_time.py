@@ -54,13 +54,15 @@ class Example:
 
 @dataclass
 class Compiled:
-    """A kernel as compiled: bytes of stack and of shared memory, and whether it multiplies matrices and by what."""
+    """A kernel as compiled: bytes of stack and of shared memory, whether it fuses a product and a sum, and whether it
+    multiplies matrices, and by tensor cores."""
 
     kernel: str
     example: str
     registers: int
     stack: int
     shared: int
+    fused: bool
     dot: bool
     tensor_cores: bool
 
@@ -146,6 +148,7 @@ def _read(made: Any, example: str) -> Compiled:
         registers=registers,
         stack=stack + local,
         shared=made.metadata.shared,
+        fused=made.metadata.enable_fp_fusion or "fma.rn" in made.asm["ptx"],
         dot="tt.dot" in made.asm["ttir"],
         tensor_cores=any(word in made.asm["ptx"] for word in ("mma.sync", "wgmma.mma", "tcgen05.mma")),
     )

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 import torch
 from triton_kernels.ahead_of_time import Example, meta
 
-from asma_fast.ops.gather_view import OP
+from asma_fast.ops.gather_view import BACKWARD, OP
 
 
 def examples() -> Iterator[Example]:
     maps = meta(128, 30, dtype=torch.int32), meta(128, 17, dtype=torch.int32)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        x = meta(128, 3, 50, 25, 2, dtype=dtype)
-        for view in ((None, None, None), (*maps, meta(128, 3, 3)), (*maps, meta(1, 2, 2))):
-            yield Example(OP, (x, *view))
+    for dtype, view in (
+        (torch.float32, (*maps, meta(128, 3, 3))),
+        (torch.float32, (*maps, meta(1, 2, 2))),
+        (torch.float16, (None, None, None)),
+        (torch.bfloat16, (*maps, None)),
+    ):
+        yield Example(OP, (meta(128, 3, 50, 25, 2, dtype=dtype), *view))
+        frames, joints = (50, 25) if view[0] is None else (30, 17)
+        yield Example(BACKWARD, (meta(128, 3, frames, joints, 2, dtype=dtype), *view, 50, 25))

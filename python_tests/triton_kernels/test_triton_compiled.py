@@ -39,3 +39,6 @@ def test_nothing_is_spilled_and_what_multiplies_uses_tensor_cores(stem: str, tmp
         for kernel in kernels:
             assert kernel["stack"] == 0, f"sm_{target}: a spill or local memory: {kernel}"
             assert kernel["shared"] <= TARGETS[target], f"sm_{target}: too much shared memory: {kernel}"
+            assert not (stem == "motion" and kernel["fused"]), (
+                f"sm_{target}: scores must be rounded at each step: {kernel}"
+            )
