@@ -1,8 +1,8 @@
 """Triton kernels of :mod:`asma_fast.ops.graph_conv`.
 
 One read of what is kept and one write of the result: each tile reads its frames through the view, aggregates them along
-the links on the side of the input's channels, and multiplies by the channels' matrix. The gradient of x̂ is the same pass
-along the links the other way.
+the links on the side of the input's channels, and multiplies by the channels' matrix. The gradient of x̂ is the same
+pass along the links the other way.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _spread(g: Any, args: Any, read: Reading, back: Links, weight: Any, grads: A
     if scale is not None:
         through_affine(read, spread, viewed, scale_grad, shift_grad)
     if x_grad is not None and not whole:
-        clips, channels, x_frames, x_joints, bodies = x.shape
+        clips, _, x_frames, x_joints, bodies = x.shape
         as_clip = viewed.view(clips, bodies, *rows[1:]).permute(0, 4, 2, 3, 1)
         gather_view_backward(as_clip, frames, joints, transform, x_frames, x_joints, x_grad)
 

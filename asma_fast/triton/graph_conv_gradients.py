@@ -112,15 +112,14 @@ def _pair_sums(
                 some = (column < c_out)[:, None] & (inner < channels)[None, :]
                 factor = tl.load(weight + column[:, None] * channels + inner[None, :], mask=some, other=0.0)
                 spread = dot(cotangent, factor, spread, PRECISION)
-                if bias is not None:
-                    if first == 0:
-                        added = tl.load(bias + k * c_out + column, mask=column < c_out, other=0.0).to(tl.float32)
-                        products = tl.sum(cotangent.to(tl.float32) * added[None, :], axis=1)
-                        biased += tl.sum(tl.reshape(products, (FRAMES, JOINTS)), axis=0)
+                if bias is not None and first == 0:
+                    added = tl.load(bias + k * c_out + column, mask=column < c_out, other=0.0).to(tl.float32)
+                    products = tl.sum(cotangent.to(tl.float32) * added[None, :], axis=1)
+                    biased += tl.sum(tl.reshape(products, (FRAMES, JOINTS)), axis=0)
             channel = first + place % CHANNELS
             keep = (of_x < all_frames) & (channel < channels) & (source < v_count)
             read = read_places(
-                start, keep, source, channel, keep,
+                start, source, channel, keep,
                 None if joints is None else joints + clip * of_joints,
                 None if transform is None else transform + clip * of_transform,
                 None if nodes is None else nodes + batch // shared_nodes * v_count,
@@ -156,7 +155,8 @@ def _by_node(
                 source = start + tl.arange(0, JOINTS)
                 plays = tl.load(node + source, mask=source < v_count, other=-1) == from_node
                 keep = plays[:, None] & there[None, :]
-                row += tl.sum(tl.load(matrix + source[:, None] * v_count + target[None, :], mask=keep, other=0.0), axis=0)
+                pair = matrix + source[:, None] * v_count + target[None, :]
+                row += tl.sum(tl.load(pair, mask=keep, other=0.0), axis=0)
             plays = tl.load(node + target, mask=there, other=-1)[:, None] == to_node[None, :]
             result += tl.sum(tl.where(plays, row[:, None], 0.0), axis=0)
     to = summed + ((tl.cast(share, tl.int64) * parts + k) * graph + from_node) * graph + to_node
@@ -167,7 +167,7 @@ def adjacency_gradient(
     read: Reading, links: Links, g: Any, weight: Any, bias: Any, pattern: Any, adjacency_grad: Any
 ) -> None:
     """Fill ``adjacency_grad``, exactly zero outside ``pattern``, from the cotangent ``g``, channels last."""
-    parts, c_out, channels = weight.shape
+    parts, c_out, _ = weight.shape
     lists = links.count.shape[0]
     if read.batch * read.frames * read.joints == 0 or adjacency_grad.numel() == 0:
         adjacency_grad.zero_()
@@ -253,7 +253,7 @@ def _through_affine(
         if partial is not None:
             frame = read_frames(frames, clip * of_frames, t, t < t_count, x_frames)
             read = read_places(
-                x + frame * of_frame, t < t_count, tl.zeros((1, 1), tl.int32) + v, channel, keep, joints, transform,
+                x + frame * of_frame, tl.zeros((1, 1), tl.int32) + v, channel, keep, joints, transform,
                 nodes, None, None, of_channel, of_joint, channels, x_joints, DIMS,
             )  # fmt: skip
             sums += tl.sum(value, axis=0)
@@ -284,7 +284,7 @@ def _affine_by_node(partial, nodes, summed, places, v_count, shared_nodes, graph
 
 
 def through_affine(read: Reading, spread: Any, x_grad: Any, scale_grad: Any, shift_grad: Any) -> None:
-    """From the gradient ``spread`` of x̂, float32 rows, that of what is scaled and those of scale and shift, unless None."""
+    """From the gradient ``spread`` of x̂, float32 rows, that of what is scaled and of scale and shift, unless None."""
     if read.batch * read.frames * read.joints * read.channels == 0:
         for grad in (scale_grad, shift_grad):
             if grad is not None:

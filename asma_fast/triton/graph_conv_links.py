@@ -1,4 +1,4 @@
-"""What joins the joints of a graph convolution: for each target and part, the entries of the adjacency that are not zero.
+"""What joins the joints of a graph convolution: of each target and part the entries of the adjacency that are not zero.
 
 The lists are made on the device, once a call, from the adjacency and the nodes that the joints play: kernels then visit
 what carries something and nothing else, be that few entries or all.
@@ -25,7 +25,7 @@ class Links:
     Parameters
     ----------
     other, value
-        ``(lists, K, V, V)`` int32 and float32: the d-th link of part k to joint w comes from joint ``other[l, k, d, w]``.
+        ``(lists, K, V, V)`` int32 and float32: link d of part k to joint w comes from joint ``other[l, k, d, w]``.
     count, total
         ``(lists, K, V)`` int32 and float32: how many links there are, and the sum of their values.
     rows

@@ -69,7 +69,7 @@ def reading(
 
 @triton.jit
 def read_places(
-    x, row, t, v, channel, some, joints, transform, nodes, scale, shift,
+    x, v, channel, some, joints, transform, nodes, scale, shift,
     of_channel, of_joint, channels, x_joints, DIMS: tl.constexpr,
 ):  # fmt: skip
     """x̂ at joints ``v`` of the frames at ``x``, float32, and zero where not ``some``: all broadcast to one shape.
@@ -115,7 +115,7 @@ def aggregate(
         entry = tl.load(value + place, mask=linked, other=0.0)
         keep = linked & (channel < channels)
         read = read_places(
-            x, there, there, v, channel, keep, joints, transform, nodes, scale, shift,
+            x, v, channel, keep, joints, transform, nodes, scale, shift,
             of_channel, of_joint, channels, x_joints, DIMS,
         )  # fmt: skip
         total += tl.where(keep, entry * read, 0.0)
