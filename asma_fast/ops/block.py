@@ -395,6 +395,7 @@ GRAPH = Op(
     reference=_reference_graph,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 GRAPH_BACKWARD = Op(
     name="block_graph_conv_backward",
@@ -414,6 +415,7 @@ TEMPORAL = Op(
     reference=_reference_temporal,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 TEMPORAL_BACKWARD = Op(
     name="block_temporal_conv_backward",
@@ -437,6 +439,7 @@ INFERENCE = Op(
     reference=_reference_inference,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 
 if HAVE_TORCH:

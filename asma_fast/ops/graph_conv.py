@@ -54,7 +54,7 @@ def graph_conv(
         ``(K, V_graph, V_graph)`` bool. None: the exact dense gradient of the adjacency. Given: entries outside must be
         zero, and their gradient is exactly zero.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"triton"`` (float32, halves).
 
     Returns
     -------
@@ -295,6 +295,7 @@ OP = Op(
     reference=_reference,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 BACKWARD = Op(
     name="graph_conv_backward",
@@ -303,6 +304,7 @@ BACKWARD = Op(
     check=_check_backward,
     allocate=_allocate_backward,
     native=_native_backward,
+    triton=True,
 )
 
 if HAVE_TORCH:

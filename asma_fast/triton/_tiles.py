@@ -16,6 +16,9 @@ from asma_fast.triton._launch import INTERPRETING, blocks_of, dot_precision, lau
 
 _WIDEN = tl.constexpr(INTERPRETING)  # triton's interpreter has no products of bfloat16
 
+#: Registers that a kernel with products may have: left to itself the compiler spills some for one more block at once.
+MOST_REGISTERS = 240
+
 #: Rows of a map, which kernels count in 32 bits; positions have 64.
 MOST_ROWS = 2**31 - 2**10
 

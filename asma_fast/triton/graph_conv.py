@@ -57,7 +57,7 @@ def fill_gradients(g: Any, args: Any, grads: Any) -> None:
     x_grad, weight_grad, adjacency_grad, bias_grad, scale_grad, shift_grad = grads
     check_pattern(adjacency, pattern)
     read = _read(x, frames, joints, nodes, transform, scale, shift)
-    nodes, weight = read.arrays[4], dense(weight)
+    nodes, weight = read.arrays[4], weight.contiguous()
     if weight_grad is not None or bias_grad is not None or adjacency_grad is not None:
         links = links_of(adjacency, nodes, read.batch, read.joints)
         if weight_grad is not None:
@@ -78,9 +78,9 @@ def _spread(g: Any, args: Any, read: Reading, back: Links, weight: Any, grads: A
     x_grad, scale_grad, shift_grad = grads
     rows = (read.batch, read.frames, read.joints, read.channels)
     whole = frames is None and joints is None and transform is None
-    viewed = None
+    viewed: Any = None
     if x_grad is not None:
-        viewed = torch.empty(rows, dtype=g.dtype, device=g.device) if not whole else _as_rows(x_grad)
+        viewed = _as_rows(x_grad) if whole else torch.empty(rows, dtype=g.dtype, device=g.device)
     spread = viewed if scale is None else torch.empty(rows, dtype=torch.float32, device=g.device)
     convolve(reading(g), back, weight, None, spread)
     if scale is not None:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from asma_fast.triton._launch import blocks_of, launch
-from asma_fast.triton._tiles import dot, map_rows, power_of_two, precision
+from asma_fast.triton._tiles import MOST_REGISTERS, dot, exact, map_rows, power_of_two, precision
 from asma_fast.triton._views import read_frames
 from asma_fast.triton.graph_conv_links import Links
 from asma_fast.triton.graph_conv_rows import Reading, read_places
@@ -190,6 +190,9 @@ def adjacency_gradient(
         JOINTS=joints,
         COLUMNS=power_of_two(c_out, 16, 32),
         CHANNELS=16,
+        num_warps=8,
+        num_stages=1 if exact(g) else 3,
+        maxnreg=MOST_REGISTERS,
     )
     pairs = partial[:, 0] if shares == 1 else partial.sum(1)
     nodes = read.arrays[4]

@@ -13,7 +13,6 @@ import torch
 import triton
 import triton.language as tl
 
-from asma_fast._array import dense
 from asma_fast.triton._launch import blocks_of, launch
 from asma_fast.triton._tiles import power_of_two
 
@@ -82,9 +81,9 @@ def _check_pattern(adjacency, pattern, entries, size, BLOCK: tl.constexpr):
 def check_pattern(adjacency: Any, pattern: Any) -> None:
     """Stop the kernel, on the device, where an entry outside ``pattern`` is not zero."""
     if pattern is not None and adjacency.numel():
-        as_bytes = dense(pattern).view(torch.uint8)
+        as_bytes = pattern.contiguous().view(torch.uint8)
         grid = blocks_of(adjacency.numel(), 1024)
-        launch(_check_pattern, grid, dense(adjacency), as_bytes, adjacency.numel(), pattern.numel(), BLOCK=1024)
+        launch(_check_pattern, grid, adjacency.contiguous(), as_bytes, adjacency.numel(), pattern.numel(), BLOCK=1024)
 
 
 def links_of(adjacency: Any, nodes: Any, batch: int, joints: int, *, transposed: bool = False) -> Links:

@@ -14,7 +14,16 @@ import triton
 import triton.language as tl
 
 from asma_fast.triton._launch import blocks_of, launch
-from asma_fast.triton._tiles import check_rows, deepest, dot, power_of_two, precision, square_sums, store_sums
+from asma_fast.triton._tiles import (
+    MOST_REGISTERS,
+    check_rows,
+    deepest,
+    dot,
+    power_of_two,
+    precision,
+    square_sums,
+    store_sums,
+)
 from asma_fast.triton._views import map_argument, read_frames
 from asma_fast.triton.graph_conv_links import Links
 from asma_fast.triton.temporal_conv_backward import row_parts
@@ -216,6 +225,8 @@ def convolve(read: Reading, links: Links, weight: Any, bias: Any, out: Any, sums
         ROWS=rows,
         COLUMNS=columns,
         CHANNELS=power_of_two(channels if wide else parts * channels, 16, deepest(read.x)),
+        num_warps=8,
+        maxnreg=MOST_REGISTERS,
     )
     if partial is not None:
         sums.copy_(partial.sum(0))
@@ -285,5 +296,6 @@ def weight_gradient(read: Reading, links: Links, g: Any, weight_grad: Any) -> No
         ROWS=rows,
         COLUMNS=columns,
         CHANNELS=width,
+        maxnreg=MOST_REGISTERS,
     )
     weight_grad.copy_(partial.sum(0))

@@ -18,6 +18,7 @@ import triton.language as tl
 from asma_fast._array import channels_last, dense
 from asma_fast.triton._launch import blocks_of, launch
 from asma_fast.triton._tiles import (
+    MOST_REGISTERS,
     activated,
     check_rows,
     deepest,
@@ -183,6 +184,7 @@ def convolve(
             COLUMNS=columns,
             CHANNELS=power_of_two(per_in, 16, deepest(x)),
             num_stages=2 if exact(x) else 3,
+            maxnreg=MOST_REGISTERS,
         )
     if partial is not None:
         sums.copy_(partial.sum(0))
