@@ -255,6 +255,7 @@ BACKWARD = Op(
     check=_check_backward,
     allocate=_allocate_backward,
     native=_native_backward,
+    triton=True,
 )
 
 if HAVE_TORCH:

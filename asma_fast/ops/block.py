@@ -404,6 +404,7 @@ GRAPH_BACKWARD = Op(
     check=_check_backward(GRAPH, GRAPH_DIFFERENTIABLE),
     allocate=_allocate_backward(GRAPH_DIFFERENTIABLE),
     native=_native_graph_backward,
+    triton=True,
 )
 TEMPORAL = Op(
     name="block_temporal_conv",
@@ -424,6 +425,7 @@ TEMPORAL_BACKWARD = Op(
     check=_check_backward(TEMPORAL, _TEMPORAL_DIFFERENTIABLE),
     allocate=_allocate_backward(_TEMPORAL_DIFFERENTIABLE),
     native=_native_temporal_backward,
+    triton=True,
 )
 INFERENCE = Op(
     name="block_inference",

@@ -207,7 +207,7 @@ def _sum_by_node(pairs: Any, nodes: Any, adjacency_grad: Any) -> Any:
     """The sums of pairs of joints as sums of pairs of nodes, of each list or, where they share a graph, some lists."""
     lists, parts, joints, _ = pairs.shape
     graph = adjacency_grad.shape[-1]
-    per_share = 1 if adjacency_grad.ndim == 4 else blocks_of(lists, 16)
+    per_share = 1 if adjacency_grad.ndim == 4 else max(blocks_of(lists, 16), 8)
     shares = blocks_of(lists, per_share)
     summed = torch.empty((shares, parts, graph, graph), dtype=torch.float32, device=pairs.device)
     wide = power_of_two(graph, 16, 64)
@@ -309,7 +309,7 @@ def through_affine(read: Reading, spread: Any, x_grad: Any, scale_grad: Any, shi
     if not wanted:
         return
     graph = read.arrays[5].shape[0]
-    per_share = blocks_of(places, 16)
+    per_share = max(blocks_of(places, 16), 128)
     shares = blocks_of(places, per_share)
     summed = torch.empty((shares, graph, numbers), dtype=torch.float32, device=spread.device)
     wide = power_of_two(numbers, 8, 64)

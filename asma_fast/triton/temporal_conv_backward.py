@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from asma_fast.triton._launch import blocks_of, launch
-from asma_fast.triton._tiles import activated, check_rows, dot, map_rows, power_of_two, precision
+from asma_fast.triton._tiles import MOST_REGISTERS, activated, check_rows, dot, map_rows, power_of_two, precision
 
 #: Programs that fill a device, and rows below which a part is not worth one.
 PROGRAMS, FEWEST_ROWS = 512, 512
@@ -95,8 +95,15 @@ def weight_gradient(
     parts = blocks_of(tiles, part_tiles)
     partial = g.new_empty((parts, taps, c_out, per_in), dtype=torch.float32)
     launch(
-        _weight_gradient, (programs, parts), g, x, *affine, partial,
-        x.shape[2], joints, x.shape[1], g_frames, c_out, taps, groups, stride, left, dilation, rows, part_tiles,
-        DOT=wide, PRECISION=precision(x), ROWS=high, COLUMNS=columns, CHANNELS=channels,
-    )  # fmt: skip
+        _weight_gradient,
+        (programs, parts),
+        *(g, x, *affine, partial),
+        *(x.shape[2], joints, x.shape[1], g_frames, c_out, taps, groups, stride, left, dilation, rows, part_tiles),
+        DOT=wide,
+        PRECISION=precision(x),
+        ROWS=high,
+        COLUMNS=columns,
+        CHANNELS=channels,
+        maxnreg=MOST_REGISTERS,
+    )
     weight_grad.copy_(partial.sum(0).permute(1, 2, 0))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from triton_kernels.device import there
 
 pytest.importorskip("triton")
 
@@ -16,14 +17,15 @@ ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0
 
 
 def filled(op: Any, *args: Any) -> tuple[torch.Tensor, ...]:
-    """What the op's Triton function gives: outputs poisoned before, so that what it forgets is NaN."""
+    """What the op's Triton function gives, on the CPU: outputs poisoned before, so that what it forgets is NaN."""
+    args = tuple(there(arg) for arg in args)
     op.check(*args)
     result = op.allocate(*args)
     outputs = result if isinstance(result, tuple) else (result,)
     for output in outputs:
         output.fill_(torch.nan)
     getattr(import_module(f"asma_fast.triton.{op.stem}"), op.name)(*args, *outputs)
-    return outputs
+    return tuple(output.cpu() for output in outputs)
 
 
 def cast(args: Any, dtype: torch.dtype) -> list[Any]:
@@ -31,9 +33,11 @@ def cast(args: Any, dtype: torch.dtype) -> list[Any]:
     return [a.detach().to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
 
 
-def assert_close(result: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, what: str = "result") -> None:
-    """At most twice as far from ``exact`` (float64) as ``plain``, torch's result in float32, and some roundings to the
-    dtype of ``result``. NaNs stand in the same places.
+def assert_close(
+    result: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor, what: str = "result", roundings: int = 8
+) -> None:
+    """At most twice as far from ``exact`` (float64) as ``plain``, torch's result in float32, and so many roundings to
+    the dtype of ``result``. NaNs stand in the same places.
     """
     assert result.shape == exact.shape, what
     if not result.numel():
@@ -46,7 +50,7 @@ def assert_close(result: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor,
     allowed = 2 * (plain.double() - exact)[finite].abs().max().item()
     largest = exact[finite].abs().max().item()
     rounding = ROUNDING.get(result.dtype, 2.0**-24)
-    allowed = max(allowed, 8 * 2.0**-23 * largest) + (4 * rounding * largest if rounding > 2.0**-24 else 0)
+    allowed = max(allowed, 8 * 2.0**-23 * largest) + (roundings * rounding * largest if rounding > 2.0**-24 else 0)
     assert error <= allowed, f"{what}: off by {error:.3g}, allowed {allowed:.3g}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ops.contract import opcheck, pairwise
+from triton_kernels.device import interpreted_only
 from triton_kernels.fills import assert_close, cast, filled, reference_gradients
 
 from asma_fast import View
@@ -14,10 +15,10 @@ from asma_fast.ops import graph_conv
 from asma_fast.ops.graph_conv import BACKWARD, DIFFERENTIABLE, OP
 
 SHAPES = pairwise(
-    C=(1, 2, 3, 17), C_out=(1, 16, 33), T=(1, 5), V=(1, 3, 17), K=(1, 3), M=(1, 2), reading=("plain", "nodes", "view"),
+    C=(1, 2, 3, 17), C_out=(1, 16, 33), T=(1, 4), V=(1, 3, 9), K=(1, 3), M=(1, 2), reading=("plain", "nodes", "view"),
     rows=(False, True), bias=(True, False), affine=(True, False), pattern=(True, False),
 )  # fmt: skip
-FULL = {"C": 3, "C_out": 5, "T": 4, "V": 5, "K": 2, "M": 2, "reading": "view", "rows": True, "pattern": True}
+FULL = {"C": 3, "C_out": 5, "T": 3, "V": 3, "K": 2, "M": 2, "reading": "view", "rows": True, "pattern": True}
 NAMES = ("x", "weight", "adjacency", "bias", "scale", "shift")
 
 
@@ -98,7 +99,7 @@ def test_from_no_entry_to_all(density: float) -> None:
 
 
 def test_many_joints_and_parts() -> None:
-    _check(_case({"V": 35, "K": 5, "C": 2, "C_out": 3, "T": 2, "density": 0.1, "reading": "nodes"}))
+    _check(_case({"V": 35, "K": 5, "C": 2, "C_out": 3, "T": 1, "density": 0.1, "reading": "nodes"}))
 
 
 def test_a_node_played_by_several_joints() -> None:
@@ -129,13 +130,11 @@ def test_any_layout() -> None:
     args = _case({**FULL, "rows": False})
     (wanted,) = filled(OP, *args)
     grads = _backward(args, _cotangent(wanted))
-    layouts = (lambda a: a.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0), lambda a: a[None].clone()[0])
-    for layout in layouts:
-        other = [layout(args[0]), args[1].mT.contiguous().mT, args[2].mT.contiguous().mT, *args[3:]]
-        other[10] = args[10].mT.contiguous().mT
-        assert torch.equal(filled(OP, *other)[0], wanted)
-        g = _cotangent(wanted).transpose(1, 3).contiguous().transpose(1, 3)
-        assert all(torch.equal(a, b) for a, b in zip(_backward(other, g), grads, strict=True))
+    x = args[0].permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
+    other = [x, *(a.mT.contiguous().mT for a in args[1:3]), *args[3:10], args[10].mT.contiguous().mT]
+    assert torch.equal(filled(OP, *other)[0], wanted)
+    g = _cotangent(wanted).transpose(1, 3).contiguous().transpose(1, 3)
+    assert all(torch.equal(a, b) for a, b in zip(_backward(other, g), grads, strict=True))
 
 
 @pytest.mark.parametrize("empty", ["B", "T", "C_out", "C", "K", "V"])
@@ -151,15 +150,17 @@ def test_empty_maps(empty: str) -> None:
         assert not any(grad.any() for grad in grads)
 
 
-@pytest.mark.parametrize("place", range(6), ids=NAMES)
-def test_only_what_is_needed_is_filled_and_always_with_the_same_bits(place: int) -> None:
-    args = _case({**FULL, "T": 8})
+def test_only_what_is_needed_is_filled_and_always_with_the_same_bits() -> None:
+    args = _case({**FULL, "T": 5})
     g = _cotangent(filled(OP, *args)[0])
-    needs = [other == place for other in range(6)]
-    for grad, whole, needed in zip(_backward(args, g, needs), _backward(args, g), needs, strict=True):
-        assert torch.equal(grad, whole) if needed else grad.numel() == 0
+    everything = _backward(args, g)
+    for place in range(6):
+        needs = [other == place for other in range(6)]
+        for grad, whole, needed in zip(_backward(args, g, needs), everything, needs, strict=True):
+            assert torch.equal(grad, whole) if needed else grad.numel() == 0
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy's, of the interpreter
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 @pytest.mark.parametrize("channels", [3, 17])
 def test_an_entry_of_zero_carries_nothing_not_even_a_nan(poison: float, channels: int) -> None:
@@ -190,15 +191,17 @@ def test_an_entry_of_zero_carries_no_nan_back() -> None:
     assert grads[3].isfinite().all()
 
 
+@interpreted_only
 @pytest.mark.parametrize("place", [4, 5, 6], ids=["frames", "joints", "nodes"])
-@pytest.mark.parametrize("index", [-1, 99])
-def test_an_index_out_of_range_stops_the_kernel(place: int, index: int) -> None:
-    args = _case(FULL)
-    args[place][1, 2] = index
-    with pytest.raises(RuntimeError, match="must lie within"):
-        filled(OP, *args)
+def test_an_index_out_of_range_stops_the_kernel(place: int) -> None:
+    for index in (-1, 99):
+        args = _case({**FULL, "density": 1.1})
+        args[place][1, 2] = index
+        with pytest.raises(RuntimeError, match="must lie within"):
+            filled(OP, *args)
 
 
+@interpreted_only
 def test_an_entry_outside_the_pattern_stops_the_kernel() -> None:
     args = _case(FULL)
     args[2][1, 0][~args[10][0]] = torch.nan
