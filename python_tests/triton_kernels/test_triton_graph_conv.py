@@ -99,7 +99,7 @@ def test_from_no_entry_to_all(density: float) -> None:
 
 
 def test_many_joints_and_parts() -> None:
-    _check(_case({"V": 35, "K": 5, "C": 2, "C_out": 3, "T": 1, "density": 0.1, "reading": "nodes"}))
+    _check(_case({"V": 33, "K": 2, "C": 2, "C_out": 3, "T": 1, "density": 0.1, "reading": "nodes"}))
 
 
 def test_a_node_played_by_several_joints() -> None:
