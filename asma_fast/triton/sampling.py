@@ -41,9 +41,9 @@ def sample_frames(scores: Any, drop: int, high: bool, random_drop: int, seed: An
 
 
 def _sizes(places: int) -> dict[str, int]:
-    """A power of two that holds the places of a clip, and warps for it."""
+    """A power of two that holds the places of a clip, and warps for it; a weight's quotient is rounded at each step."""
     size = max(triton.next_power_of_2(places), 16)
-    return {"SIZE": size, "num_warps": min(max(size // 128, 1), 16)}
+    return {"SIZE": size, "num_warps": min(max(size // 128, 1), 32), "enable_fp_fusion": False}
 
 
 @triton.jit(do_not_specialize=["joints", "drop"])

@@ -54,8 +54,8 @@ class Example:
 
 @dataclass
 class Compiled:
-    """A kernel as compiled: bytes of stack and of shared memory, whether it fuses a product and a sum, and whether it
-    multiplies matrices, and by tensor cores."""
+    """A kernel as compiled: bytes of stack and of shared memory; whether it fuses a product and a sum, asserts what it
+    reads, and multiplies matrices, and by tensor cores."""
 
     kernel: str
     example: str
@@ -63,6 +63,7 @@ class Compiled:
     stack: int
     shared: int
     fused: bool
+    asserts: bool
     dot: bool
     tensor_cores: bool
 
@@ -149,6 +150,7 @@ def _read(made: Any, example: str) -> Compiled:
         stack=stack + local,
         shared=made.metadata.shared,
         fused=made.metadata.enable_fp_fusion or "fma.rn" in made.asm["ptx"],
+        asserts="__assertfail" in made.asm["ptx"],
         dot="tt.dot" in made.asm["ttir"],
         tensor_cores=any(word in made.asm["ptx"] for word in ("mma.sync", "wgmma.mma", "tcgen05.mma")),
     )

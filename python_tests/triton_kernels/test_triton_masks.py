@@ -64,14 +64,33 @@ def test_scores_have_the_bits_of_every_implementation(sizes: dict) -> None:
         assert_bitwise(ops.joint_motion(x_there, view=view_there, impl="triton"), wanted)
 
 
-def test_sums_of_numbers_of_many_magnitudes_keep_their_order() -> None:
+def test_sums_are_taken_in_the_stated_order() -> None:
+    """One square and a half unit in float32's last place of it, beside squares that only together outlast float64."""
     rng = np.random.default_rng(5)
-    x = rng.standard_normal((1, 3, 4, 21, 2)) * 10.0 ** rng.integers(-9, 9, (1, 3, 4, 21, 2))
-    x = torch.from_numpy(x.astype(np.float32))
-    for view in (None, View(transform=torch.randn(1, 3, 3)), View(transform=torch.randn(1, 2, 2))):
+    d = rng.choice([0, 0, 2.0**-27, 1.5 * 2.0**-27], (256, 16)).astype(np.float32)
+    for row in d:
+        row[rng.permutation(16)[:2]] = 1, 2.0**-12
+    still = np.zeros((256, 1), np.float32)
+    there_and_back = np.concatenate([still, np.repeat(d, 2, axis=1) * np.resize([0, 1], 32).astype(np.float32)], axis=1)
+    by_frame = torch.from_numpy(np.stack([0 * d, d], axis=1))[:, None, :, :, None]
+    by_joint = torch.from_numpy(there_and_back.T.copy())[None, None, :, :, None]
+    for op, x in ((ops.frame_motion, by_frame), (ops.joint_motion, by_joint)):
+        for channels, view in ((1, None), (2, View(transform=torch.eye(2)[None]))):
+            x = torch.cat([x, torch.zeros_like(x)], dim=1)[:, :channels]
+            wanted = op(x, view=view, impl="reference")
+            assert wanted.unique().numel() > 1
+            assert_bitwise(op(there(x), view=view and there(view), impl="triton"), wanted)
+
+
+def test_what_is_no_number_stays_with_its_frame_and_joint() -> None:
+    x, turned = case_of({"kind": "all", "N": 3, "C": 3, "T": 7, "V": 17, "M": 2})
+    x[1, 2, 3, 4, 1] = float("nan")
+    for view in (None, turned):
         for op in SCORES:
-            found = op(there(x), view=view and there(view), impl="triton")
-            assert_bitwise(found, op(x, view=view, impl="reference"))
+            found, wanted = op(there(x), view=view and there(view), impl="triton"), op(x, view=view, impl="reference")
+            torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=0, equal_nan=True)
+    assert wanted.isnan().any()
+    assert not wanted.isnan().all()
 
 
 @interpreted_only
