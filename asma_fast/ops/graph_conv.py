@@ -65,8 +65,8 @@ def graph_conv(
     ------
     TypeError, ValueError
         If shapes, dtypes or devices disagree, a node or an index of the view is out of range, both ``view`` and
-        ``nodes`` are given, the adjacency is not zero outside ``pattern``, or, of the CPU kernels, K·V'² is not below
-        2³¹.
+        ``nodes`` are given, the adjacency is not zero outside ``pattern``, or, of the CPU and Triton kernels, K·V'² is
+        not below 2³¹.
 
     Examples
     --------

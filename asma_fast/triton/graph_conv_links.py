@@ -53,7 +53,7 @@ def _list(
         from_nodes = nodes + row // shared_nodes * of_nodes
         to_node = tl.load(from_nodes + target, mask=there, other=0)
         tl.device_assert((to_node >= 0) & (to_node < graph), "nodes must lie within the adjacency")
-    matrix = adjacency + row * of_row + part * of_part + to_node.to(tl.int64) * of_target
+    matrix = adjacency + row * of_row + part.to(tl.int64) * of_part + to_node.to(tl.int64) * of_target
     found, carried = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.float32)
     start = each.to(tl.int64) * joints * joints + target
     for source in range(joints):
@@ -92,6 +92,8 @@ def links_of(adjacency: Any, nodes: Any, batch: int, joints: int, *, transposed:
     ``nodes`` is ``(rows, joints)``, dense, or None.
     """
     parts, graph = adjacency.shape[-3], adjacency.shape[-1]
+    if parts * joints * joints >= 2**31:
+        raise ValueError(f"K·V'² must be below 2³¹, got K={parts} and V'={joints}")
     by_row = adjacency.ndim == 4
     lists = batch if by_row else 1 if nodes is None else nodes.shape[0]
     strides = adjacency.stride() if by_row else (0, *adjacency.stride())

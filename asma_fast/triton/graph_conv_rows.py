@@ -90,6 +90,7 @@ def read_places(
         joint = tl.load(joints + v, mask=some, other=0).to(tl.int64)
         tl.device_assert((joint >= 0) & (joint < x_joints), "view.joints must lie within the joints of x")
     at = x + joint * of_joint
+    of_channel = tl.cast(of_channel, tl.int64)
     value = tl.load(at + channel * of_channel, mask=some & (channel >= DIMS), other=0.0).to(tl.float32)
     if DIMS > 0:
         for c in tl.static_range(DIMS):

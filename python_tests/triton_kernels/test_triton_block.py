@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ops.contract import opcheck, pairwise
+from triton_kernels.device import there
 from triton_kernels.fills import assert_close, cast, filled, reference_gradients
 from triton_kernels.test_triton_graph_conv import FULL
 from triton_kernels.test_triton_graph_conv import _case as graph_case
@@ -150,8 +151,8 @@ def test_output_in_halves(dtype: torch.dtype) -> None:
 
 def test_what_is_dropped_is_that_of_dropout() -> None:
     for channels in (3, 8):
-        x, ids = torch.ones(4, channels, 3, 5), torch.tensor([1, 2])
-        one = torch.ones(channels)
+        x, ids = there(torch.ones(4, channels, 3, 5)), there(torch.tensor([1, 2]))
+        one = there(torch.ones(channels))
         ours = block_output(x, one, 0 * one, p=0.3, seed=4, block=2, ids=ids, impl="triton")
         assert torch.equal(ours, dropout(x, 0.3, seed=4, block=2, ids=ids, impl="reference"))
 
@@ -192,16 +193,18 @@ def test_always_the_same_bits() -> None:
 
 def test_through_the_public_function() -> None:
     args = _temporal({"C": 5})
-    leaves = [tensor.clone().requires_grad_() for tensor in args[:5]]
+    leaves = [there(tensor.clone()).requires_grad_() for tensor in args[:5]]
     y, sums = block_temporal_conv(*leaves[:3], scale=leaves[3], shift=leaves[4], impl="triton")
     (y.sum() + sums.sum()).backward()
     ones = torch.ones_like(sums)
     wanted = filled(TEMPORAL_BACKWARD, torch.ones_like(y), ones, y.detach(), *args, [True] * 5)
-    assert all(torch.equal(leaf.grad, grad) for leaf, grad in zip(leaves, wanted, strict=True))
+    assert all(torch.equal(leaf.grad.cpu(), grad) for leaf, grad in zip(leaves, wanted, strict=True))
 
 
 def test_torch_contract() -> None:
     args = _temporal({"C": 1, "C_out": 1, "T": 2, "V": 1})
-    opcheck("triton_block_temporal_conv", *(tensor.requires_grad_() for tensor in args[:5]), *args[5:])
+    opcheck("triton_block_temporal_conv", *(there(tensor).requires_grad_() for tensor in args[:5]), *args[5:])
     args = _output({"C": 2, "T": 1, "V": 1, "M": 1})
-    opcheck("triton_block_output", *(tensor.requires_grad_() for tensor in args[:6]), *args[6:])
+    opcheck(
+        "triton_block_output", *(there(tensor).requires_grad_() for tensor in args[:6]), *(there(a) for a in args[6:])
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ops.contract import opcheck, pairwise
-from triton_kernels.device import interpreted_only
+from triton_kernels.device import interpreted_only, there
 from triton_kernels.fills import assert_close, cast, filled, reference_gradients
 
 from asma_fast import View
@@ -211,18 +211,28 @@ def test_an_entry_outside_the_pattern_stops_the_kernel() -> None:
 
 def test_through_the_public_function() -> None:
     args = _case({**FULL, "rows": False})
-    view = View(args[4], args[5], args[6], args[7])
-    leaves = [args[place].clone().requires_grad_() for place in DIFFERENTIABLE]
-    options = {"view": view, "scale": leaves[4], "shift": leaves[5], "pattern": args[10]}
+    view = there(View(args[4], args[5], args[6], args[7]))
+    leaves = [there(args[place].clone()).requires_grad_() for place in DIFFERENTIABLE]
+    options = {"view": view, "scale": leaves[4], "shift": leaves[5], "pattern": there(args[10])}
     result = graph_conv(*leaves[:4], **options, impl="triton")
-    assert torch.equal(result, filled(OP, *args)[0])
+    assert torch.equal(result.cpu(), filled(OP, *args)[0])
     result.sum().backward()
     for leaf, grad in zip(leaves, _backward(args, torch.ones_like(result)), strict=True):
-        assert torch.equal(leaf.grad, grad)
+        assert torch.equal(leaf.grad.cpu(), grad)
+
+
+@interpreted_only
+def test_clips_beyond_32_bits() -> None:
+    far = 2**31 + 7
+    args = _case({"reading": "view", "T": 4, "V": 5, "C_out": 1, "K": 1, "density": 0.2})
+    for strides in ((far, 1, 15, 3, 60), (1, far // 2, 10, 2, 40)):
+        x = torch.empty(far + 240).as_strided(args[0].shape, strides)
+        x.copy_(args[0])
+        assert torch.equal(filled(OP, x, *args[1:])[0], filled(OP, *args)[0])
 
 
 def test_torch_contract() -> None:
     args = _case({"C": 2, "C_out": 2, "T": 2, "V": 2, "K": 1})
     for place in DIFFERENTIABLE:
-        args[place].requires_grad_()
-    opcheck("triton_graph_conv", *args)
+        args[place] = there(args[place]).requires_grad_()
+    opcheck("triton_graph_conv", *(there(arg) for arg in args))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ops.contract import opcheck, pairwise
+from triton_kernels.device import there
 from triton_kernels.fills import assert_close, cast, filled, reference_gradients
 
 from asma_fast.ops import temporal_conv
@@ -138,18 +139,19 @@ def test_nan_reaches_its_own_joint_and_frames_alone() -> None:
 
 def test_through_the_public_function() -> None:
     args = _case({"C": 17, "stride": 2})
-    leaves = [tensor.clone().requires_grad_() for tensor in args[:3]]
+    leaves = [there(tensor.clone()).requires_grad_() for tensor in args[:3]]
     result = temporal_conv(*leaves, stride=2, padding=(1, 1), impl="triton")
-    assert torch.equal(result, filled(OP, *args)[0])
+    assert torch.equal(result.cpu(), filled(OP, *args)[0])
     result.sum().backward()
     wanted = filled(BACKWARD, torch.ones_like(result), *args[:2], *args[3:], True, True, True)
-    assert all(torch.equal(leaf.grad, grad) for leaf, grad in zip(leaves, wanted, strict=True))
+    assert all(torch.equal(leaf.grad.cpu(), grad) for leaf, grad in zip(leaves, wanted, strict=True))
+    x, weight = there(args[0]), there(args[1])
     with pytest.raises(TypeError, match="impl='triton' takes float32, float16 or bfloat16, got float64"):
-        temporal_conv(args[0].double(), args[1].double(), impl="triton")
+        temporal_conv(x.double(), weight.double(), impl="triton")
     with pytest.raises(ValueError, match="groups=3 dividing both"):
-        temporal_conv(*args[:2], groups=3, impl="triton")
+        temporal_conv(x, weight, groups=3, impl="triton")
 
 
 def test_torch_contract() -> None:
     args = _case({"C": 2, "C_out": 2, "T": 3, "V": 1})
-    opcheck("triton_temporal_conv", *(tensor.requires_grad_() for tensor in args[:3]), *args[3:])
+    opcheck("triton_temporal_conv", *(there(tensor).requires_grad_() for tensor in args[:3]), *args[3:])
