@@ -18,8 +18,8 @@ from asma_fast.philox import Purpose
 from asma_fast.triton._launch import blocks_of, launch
 from asma_fast.triton._tiles import check_rows, power_of_two, store_sums, weighted_sums
 
-#: Numbers that a program reads of each map.
-TILE = 4096
+#: Numbers that a program reads of each map, and where each draws its own random bits.
+TILE, DRAWING_TILE = 4096, 1024
 
 
 @triton.jit
@@ -123,8 +123,9 @@ def _cut(shape: Any, ids: Any, p: float, block: int) -> tuple[int, tuple[Any, ..
     rows = batch * frames * joints // max(samples, 1)
     check_rows(rows)
     wide = power_of_two(channels, 8, 128)
-    high = TILE // wide
-    constants = {"DROPS": drops, "SHARED": channels % 8 == 0, "ROWS": high, "CHANNELS": wide}
+    shared = channels % 8 == 0
+    high = (DRAWING_TILE if drops and not shared else TILE) // wide
+    constants = {"DROPS": drops, "SHARED": shared, "ROWS": high, "CHANNELS": wide}
     threshold = cut(p)
     numbers = (rows, channels, Purpose.DROPOUT + block, threshold, 65536 / (65536 - threshold))
     return samples * blocks_of(rows, high), numbers, constants

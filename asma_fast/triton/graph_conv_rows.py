@@ -19,6 +19,7 @@ from asma_fast.triton._tiles import (
     check_rows,
     deepest,
     dot,
+    exact,
     power_of_two,
     precision,
     square_sums,
@@ -211,7 +212,7 @@ def convolve(read: Reading, links: Links, weight: Any, bias: Any, out: Any, sums
             sums.zero_()
         return
     wide = channels >= WIDE
-    rows, columns = 64, power_of_two(c_out, 16, 64)
+    rows, columns = 64, power_of_two(c_out, 16, 64 if exact(read.x) else 128)
     pieces = blocks_of(read.frames * read.joints, rows)
     tiles = read.batch * pieces
     partial = None if sums is None else torch.empty((tiles, 2, c_out), dtype=torch.float64, device=out.device)

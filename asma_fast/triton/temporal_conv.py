@@ -164,8 +164,8 @@ def convolve(
         return
     wide = per_in >= NARROWEST_DOT
     width = c_out // groups if wide else c_out
-    columns = power_of_two(width, 16, 64 if wide else 32)
-    high = 64 if wide else 32
+    high, most, warps = _tile(x, wide)
+    columns = power_of_two(width, 16, most)
     tiles, parts = blocks_of(rows, high), blocks_of(width, columns) * (groups if wide else 1)
     phases = list(_phases(out_frames, taps, sizes, transposed))
     partial = None if sums is None else x.new_empty((len(phases) * tiles, 2, c_out), dtype=torch.float64)
@@ -183,11 +183,21 @@ def convolve(
             ROWS=high,
             COLUMNS=columns,
             CHANNELS=power_of_two(per_in, 16, deepest(x)),
+            num_warps=warps,
             num_stages=2 if exact(x) else 3,
-            maxnreg=MOST_REGISTERS,
+            maxnreg=128 if exact(x) else MOST_REGISTERS,
         )
     if partial is not None:
         sums.copy_(partial.sum(0))
+
+
+def _tile(x: Any, wide: bool) -> tuple[int, int, int]:
+    """Rows, columns at most, and warps of a tile: as large as the registers allow."""
+    if not wide:
+        return 32, 32, 4
+    if exact(x):
+        return 64, 64, 8
+    return 128, 64 if x.dtype == torch.float32 else 128, 8
 
 
 def _phases(frames: int, taps: int, sizes: tuple[int, int, int, int], transposed: bool) -> Iterator[tuple[int, ...]]:

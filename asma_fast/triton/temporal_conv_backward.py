@@ -12,7 +12,17 @@ import triton
 import triton.language as tl
 
 from asma_fast.triton._launch import blocks_of, launch
-from asma_fast.triton._tiles import MOST_REGISTERS, activated, check_rows, dot, map_rows, power_of_two, precision
+from asma_fast.triton._tiles import (
+    MOST_REGISTERS,
+    activated,
+    check_rows,
+    deepest,
+    dot,
+    exact,
+    map_rows,
+    power_of_two,
+    precision,
+)
 
 #: Programs that fill a device, and rows below which a part is not worth one.
 PROGRAMS, FEWEST_ROWS = 512, 512
@@ -87,7 +97,7 @@ def weight_gradient(
         return
     wide = per_in >= 16
     width = c_out // groups if wide else c_out
-    columns, channels, high = power_of_two(width, 16, 64), power_of_two(per_in, 16, 64), 32
+    columns, channels, high = power_of_two(width, 16, 64), power_of_two(per_in, 16, 64), deepest(x)
     programs = blocks_of(width, columns) * taps
     programs *= blocks_of(per_in, channels) * groups if wide else per_in
     tiles = blocks_of(rows, high)
@@ -104,6 +114,7 @@ def weight_gradient(
         ROWS=high,
         COLUMNS=columns,
         CHANNELS=channels,
+        num_stages=2 if exact(x) else 3,
         maxnreg=MOST_REGISTERS,
     )
     weight_grad.copy_(partial.sum(0).permute(1, 2, 0))
