@@ -185,7 +185,7 @@ def convolve(
             CHANNELS=power_of_two(per_in, 16, deepest(x)),
             num_warps=warps,
             num_stages=2 if exact(x) else 3,
-            maxnreg=128 if exact(x) else MOST_REGISTERS,
+            maxnreg=168 if exact(x) else MOST_REGISTERS,
         )
     if partial is not None:
         sums.copy_(partial.sum(0))
