@@ -45,7 +45,7 @@ def block_output(
     p, seed, block, ids
         As of :func:`asma_fast.ops.dropout`; where p is 0, seed and ids are not needed.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"`` or ``"cpu"`` (float32, float64).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"triton"`` (float32, halves).
 
     Returns
     -------
@@ -243,6 +243,7 @@ OP = Op(
     reference=_reference,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 BACKWARD = Op(
     name="block_output_backward",
@@ -254,6 +255,7 @@ BACKWARD = Op(
     check=_check_backward,
     allocate=_allocate_backward,
     native=_native_backward,
+    triton=True,
 )
 
 if HAVE_TORCH:

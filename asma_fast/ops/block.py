@@ -395,6 +395,7 @@ GRAPH = Op(
     reference=_reference_graph,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 GRAPH_BACKWARD = Op(
     name="block_graph_conv_backward",
@@ -403,6 +404,7 @@ GRAPH_BACKWARD = Op(
     check=_check_backward(GRAPH, GRAPH_DIFFERENTIABLE),
     allocate=_allocate_backward(GRAPH_DIFFERENTIABLE),
     native=_native_graph_backward,
+    triton=True,
 )
 TEMPORAL = Op(
     name="block_temporal_conv",
@@ -414,6 +416,7 @@ TEMPORAL = Op(
     reference=_reference_temporal,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 TEMPORAL_BACKWARD = Op(
     name="block_temporal_conv_backward",
@@ -422,6 +425,7 @@ TEMPORAL_BACKWARD = Op(
     check=_check_backward(TEMPORAL, _TEMPORAL_DIFFERENTIABLE),
     allocate=_allocate_backward(_TEMPORAL_DIFFERENTIABLE),
     native=_native_temporal_backward,
+    triton=True,
 )
 INFERENCE = Op(
     name="block_inference",
@@ -437,6 +441,7 @@ INFERENCE = Op(
     reference=_reference_inference,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 
 if HAVE_TORCH:

@@ -54,7 +54,8 @@ def graph_conv(
         ``(K, V_graph, V_graph)`` bool. None: the exact dense gradient of the adjacency. Given: entries outside must be
         zero, and their gradient is exactly zero.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64), ``"cuda"`` or ``"triton"`` (float32,
+        halves).
 
     Returns
     -------
@@ -65,8 +66,8 @@ def graph_conv(
     ------
     TypeError, ValueError
         If shapes, dtypes or devices disagree, a node or an index of the view is out of range, both ``view`` and
-        ``nodes`` are given, the adjacency is not zero outside ``pattern``, or, of the CPU kernels, K·V'² is not below
-        2³¹.
+        ``nodes`` are given, the adjacency is not zero outside ``pattern``, or, of the CPU and Triton kernels, K·V'² is
+        not below 2³¹.
 
     Examples
     --------
@@ -295,6 +296,7 @@ OP = Op(
     reference=_reference,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 BACKWARD = Op(
     name="graph_conv_backward",
@@ -303,6 +305,7 @@ BACKWARD = Op(
     check=_check_backward,
     allocate=_allocate_backward,
     native=_native_backward,
+    triton=True,
 )
 
 if HAVE_TORCH:

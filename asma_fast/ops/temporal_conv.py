@@ -33,6 +33,7 @@ def temporal_conv(
     F(3, 3) along time (Lavin & Gray, CVPR 2016; from 64 channels on nested with F(2, 3)), whose rounding error is about
     that of a plain float32 sum. By Winograd a frame that is not finite may spread to the five frames
     after or before those that read it, and an infinity becomes NaN there.
+    The Triton kernels take the direct sum; a weight that is not finite meets the zeros of the padding there.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def temporal_conv(
         Frames of zeros before and after: one number for both, or ``(left, right)``. None keeps the length at stride 1:
         dilation·(k−1) frames in all, the odd one after. Each below 2³¹.
     impl
-        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64) or ``"cuda"`` (float32, halves).
+        ``"auto"``, ``"reference"``, ``"numba"``, ``"cpu"`` (float32, float64), ``"cuda"`` or ``"triton"`` (float32,
+        halves).
 
     Returns
     -------
@@ -240,6 +242,7 @@ OP = Op(
     reference=_reference,
     autocast=True,
     keeps_dtype=True,
+    triton=True,
 )
 BACKWARD = Op(
     name="temporal_conv_backward",
@@ -251,6 +254,7 @@ BACKWARD = Op(
     check=_check_backward,
     allocate=_allocate_backward,
     native=_native_backward,
+    triton=True,
 )
 
 if HAVE_TORCH:
