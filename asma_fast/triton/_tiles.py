@@ -133,7 +133,7 @@ def fold_gradient(g: Any, y: Any, sums_grad: Any, bias_grad: Any, keep: bool) ->
     folded = torch.empty_like(g) if sums_grad is not None and keep else None
     rows, columns = g.shape[0] * g.shape[2] * g.shape[3], g.shape[1]
     width = power_of_two(columns, 16, 128)
-    high = 8192 // width
+    high = 4096 // width
     tiles = blocks_of(rows, high)
     partial = None if bias_grad is None else g.new_empty((tiles, columns), dtype=torch.float32)
     if g.numel():

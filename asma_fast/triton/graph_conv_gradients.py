@@ -296,7 +296,7 @@ def through_affine(read: Reading, spread: Any, x_grad: Any, scale_grad: Any, shi
     places, numbers = read.batch * read.joints, 2 * read.channels
     wanted = scale_grad is not None or shift_grad is not None
     partial = torch.empty((places, numbers), dtype=torch.float32, device=spread.device) if wanted else None
-    wide = power_of_two(read.channels, 4, 64)
+    wide = power_of_two(read.channels, 4, 16)
     launch(
         _through_affine,
         places * blocks_of(read.channels, wide),

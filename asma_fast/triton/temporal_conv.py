@@ -164,7 +164,8 @@ def convolve(
         return
     wide = per_in >= NARROWEST_DOT
     width = c_out // groups if wide else c_out
-    high, most, warps = _tile(x, wide)
+    aligned = (x.shape[1] | per_in | c_out) % 16 == 0
+    high, most, deep, warps = _tile(x, wide, aligned)
     columns = power_of_two(width, 16, most)
     tiles, parts = blocks_of(rows, high), blocks_of(width, columns) * (groups if wide else 1)
     phases = list(_phases(out_frames, taps, sizes, transposed))
@@ -182,22 +183,25 @@ def convolve(
             PRECISION=precision(x),
             ROWS=high,
             COLUMNS=columns,
-            CHANNELS=power_of_two(per_in, 16, deepest(x)),
+            CHANNELS=power_of_two(per_in, 16, deep),
             num_warps=warps,
             num_stages=2 if exact(x) else 3,
-            maxnreg=168 if exact(x) else MOST_REGISTERS,
+            maxnreg=MOST_REGISTERS,
         )
     if partial is not None:
         sums.copy_(partial.sum(0))
 
 
-def _tile(x: Any, wide: bool) -> tuple[int, int, int]:
-    """Rows, columns at most, and warps of a tile: as large as the registers allow."""
+def _tile(x: Any, wide: bool, aligned: bool) -> tuple[int, int, int, int]:
+    """Rows, columns at most, channels at most and warps of a tile: as large as the registers allow.
+
+    Channels that are no multiple of 16 are read one by one, from an address each.
+    """
     if not wide:
-        return 32, 32, 4
+        return 32, 32, 16, 4
     if exact(x):
-        return 64, 64, 8
-    return 128, 64 if x.dtype == torch.float32 else 128, 8
+        return 64, 64 if aligned else 32, 16, 8
+    return (128, 64, deepest(x), 8) if aligned else (64, 64, 16, 8)
 
 
 def _phases(frames: int, taps: int, sizes: tuple[int, int, int, int], transposed: bool) -> Iterator[tuple[int, ...]]:

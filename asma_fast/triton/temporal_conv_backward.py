@@ -97,7 +97,9 @@ def weight_gradient(
         return
     wide = per_in >= 16
     width = c_out // groups if wide else c_out
-    columns, channels, high = power_of_two(width, 16, 64), power_of_two(per_in, 16, 64), deepest(x)
+    # channels that are no multiple of 16 are read one by one, from an address each
+    most = 32 if exact(x) and (x.shape[1] | per_in | c_out) % 16 else 64
+    columns, channels, high = power_of_two(width, 16, most), power_of_two(per_in, 16, most), deepest(x)
     programs = blocks_of(width, columns) * taps
     programs *= blocks_of(per_in, channels) * groups if wide else per_in
     tiles = blocks_of(rows, high)
