@@ -196,7 +196,7 @@ def page(folds: Sequence[Inner], times: Mapping[str, float], shapes: Sequence[Ca
     best = best_loss(folds)
     for one in LOSSES:
         agreements = by_set(folds, lambda inner, one=one: read_record(inner.record(one))["agreement"])
-        cells = ["–" if one is ALONE else f"{one.temperature:g}", f"{one.alpha:g}", *_accuracies(folds, one)]
+        cells = [f"{one.temperature:g}" if one.alpha else "–", f"{one.alpha:g}", *_accuracies(folds, one)]
         cells += ["" if one == DEFAULT else _told(*difference(folds, one, DEFAULT))]
         cells += [f"{100 * np.mean([np.mean(found) for found in agreements.values()]):.1f}"]
         lines.append(_line(cells, one == best))
@@ -237,6 +237,17 @@ def _line(cells: Sequence[str], bold: bool) -> str:
     return "| " + " | ".join(f"**{cell}**" if bold and cell else cell for cell in cells) + " |"
 
 
+def choose(study: Study) -> str:
+    """Trains what is not there yet; the tables."""
+    folds = inners(study)
+    teach(folds, LOSSES)
+    best = best_loss(folds)
+    shapes = [replace(one, temperature=best.temperature, alpha=best.alpha) for one in SHAPES]
+    teach(folds[: len(EPOCHS)], shapes)
+    outs = {one: folds[0].config(one).out for one in shapes}
+    return page(folds, timed(folds[0].config(shapes[0]), [folds[0].teacher], outs), shapes)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Temperature, alpha and shape of the student, on inner splits.")
     parser.add_argument("--work", type=Path, required=True, help="folder of study.py's stores and encoders")
@@ -244,15 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        folds = inners(Study(given.work, SETTINGS))
-        teach(folds, LOSSES)
-        best = best_loss(folds)
-        shapes = [replace(one, temperature=best.temperature, alpha=best.alpha) for one in SHAPES]
-        teach(folds[: len(EPOCHS)], shapes)
-        outs = {one: folds[0].config(one).out for one in shapes}
-        times = timed(folds[0].config(shapes[0]), [folds[0].teacher], outs)
-        table = given.table or folds[0].folder / "STUDENTS.md"
-        write_text(table, page(folds, times, shapes))
+        table = given.table or given.work / "students" / "STUDENTS.md"
+        write_text(table, choose(Study(given.work, SETTINGS)))
     except (OSError, ValueError, RuntimeError) as error:
         print(f"students: {error}", file=sys.stderr)
         return 1
