@@ -240,10 +240,12 @@ def _line(cells: Sequence[str], bold: bool) -> str:
 def choose(study: Study) -> str:
     """Trains what is not there yet; the tables."""
     folds = inners(study)
-    teach(folds, LOSSES)
-    best = best_loss(folds)
+    first = folds[: len(EPOCHS)]
+    teach(first, LOSSES)
+    best = best_loss(first)
     shapes = [replace(one, temperature=best.temperature, alpha=best.alpha) for one in SHAPES]
-    teach(folds[: len(EPOCHS)], shapes)
+    teach(first, shapes)
+    teach(folds[len(first) :], LOSSES)
     outs = {one: folds[0].config(one).out for one in shapes}
     return page(folds, timed(folds[0].config(shapes[0]), [folds[0].teacher], outs), shapes)
 
