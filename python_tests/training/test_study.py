@@ -156,7 +156,8 @@ def test_students_are_chosen_without_test_clips(parts, monkeypatch):
     monkeypatch.setattr(student_search, "CALLS", 3)
     monkeypatch.setattr(students, "EPOCHS", {"nw-ucla": 1, "utd-mhad": 1})
     losses = (replace(students.DEFAULT, shape="2x2-4"), replace(students.ALONE, shape="2x2-4"))
-    monkeypatch.setattr(students, "DEFAULT", losses[0])
+    for name, one in zip(("DEFAULT", "ALONE"), losses, strict=True):
+        monkeypatch.setattr(students, name, one)
     monkeypatch.setattr(students, "LOSSES", (*losses, replace(losses[0], temperature=1.0, alpha=0.5)))
     monkeypatch.setattr(students, "SHAPES", tuple(student_search.Candidate(shape, 3) for shape in ("2x2-4", "2x4-2")))
     for encoder, more in design.ASMA.encoders:
@@ -172,14 +173,18 @@ def test_students_are_chosen_without_test_clips(parts, monkeypatch):
         assert set(own.names) == {store.names[row] for row in store.split("xsub")[0]}
         assert [own.names[row] for row in own.split("inner")[1]] == [store.names[row] for row in asked]
         assert inner.teacher.record["fingerprint"] == study.clips(inner.dataset, train).fingerprint
-    means = [students.accuracy(folds, one) for one in students.LOSSES]
+    first, best = folds[:2], students.best_loss(folds[:2])
+    means = [students.accuracy(first, one) for one in students.LOSSES]
+    assert best in (students.LOSSES[0], students.LOSSES[2])
+    assert students.accuracy(first, best) == max(means[0], means[2])
     lines = [line.replace("*", "") for line in text.splitlines()]
     for one, mean in zip(students.LOSSES, means, strict=True):
         head = f"| {one.temperature:g} | {one.alpha:g} |" if one.alpha else "| – | 0 |"
-        (line,) = [line for line in lines if line.startswith(head)]
+        line, *confirmed = [line for line in lines if line.startswith(head)]
+        assert len(confirmed) == (one in students.confirmed(best))
         assert f" {100 * mean:.1f} |" in line
     assert len([line for line in lines if line.startswith(("| 2x2, 4 | 3 | full |", "| 2x4, 2 | 3 | full |"))]) == 2
     written = {path: path.stat().st_mtime_ns for path in (study.work / "students").rglob("record-student.json")}
-    assert len(written) == 4 * 3 + 2 * 2
-    students.teach(folds, students.LOSSES)
+    assert len(written) == 2 * (3 + 2 + len(students.confirmed(best)))
+    assert students.choose(study).split("| blocks |")[0] == text.split("| blocks |")[0]
     assert all(path.stat().st_mtime_ns == then for path, then in written.items())
