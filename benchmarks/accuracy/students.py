@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,14 +42,14 @@ LOSSES = (
 TOO_LARGE = Candidate("8-8-8-16x2-16-32x2-32-48", 9)
 SHAPES = (
     STUDIED,
+    Candidate("16x2-24x2-32-48", 5),
+    Candidate("16x4-32-48", 5),
+    TOO_LARGE,
     replace(STUDIED, taps=3),
     replace(STUDIED, taps=9, separable=True),
-    replace(TOO_LARGE, separable=True),
-    TOO_LARGE,
-    Candidate("16x2-24x2-32-48", 5),
-    Candidate("16x2-32x2-64", 3),
-    Candidate("16x4-32-48", 5),
     Candidate("8-8x2-16x2-32", 5),
+    Candidate("16x2-32x2-64", 3),
+    replace(TOO_LARGE, separable=True),
 )
 # As many epochs as the study's steps are on the whole training part.
 EPOCHS: dict[str, int] = {"nw-ucla": 49, "utd-mhad": 116}
@@ -112,6 +112,11 @@ class Inner:
             aligned(place)
         return Teacher.load(path)
 
+    @cached_property
+    def said(self) -> dict[str, Floats]:
+        """What the teacher said."""
+        return {}
+
     def config(self, candidate: Candidate) -> DistillConfig:
         """The study's distillation, of this student."""
         budget = {key: value for key, value in DISTILL.items() if key != "steps"}
@@ -131,10 +136,9 @@ def inners(study: Study) -> list[Inner]:
 def teach(folds: Sequence[Inner], candidates: Sequence[Candidate]) -> None:
     """Trains the students that are not there, one fold after the other."""
     for inner in folds:
-        cache: MutableMapping[str, Floats] = {}
         for candidate in candidates:
             if not inner.record(candidate).exists():
-                result = distill(inner.config(candidate), teachers=[inner.teacher], cache=cache)
+                result = distill(inner.config(candidate), teachers=[inner.teacher], cache=inner.said)
                 told = f"{100 * result.record['accuracy']:.1f} %, {result.record['seconds']:.0f} s"
                 print(f"{inner.name}, {candidate.name}: {told}", flush=True)
 
@@ -257,9 +261,10 @@ def choose(study: Study) -> str:
     first = folds[: len(EPOCHS)]
     teach(first, LOSSES)
     best = best_loss(first)
-    shapes = [replace(one, temperature=best.temperature, alpha=best.alpha) for one in SHAPES]
-    teach(first, shapes)
     teach(folds[len(first) :], confirmed(best))
+    shapes = [replace(one, temperature=best.temperature, alpha=best.alpha) for one in SHAPES]
+    for one in shapes:
+        teach(first, [one])
     outs = {one: folds[0].config(one).out for one in shapes}
     return page(folds, timed(folds[0].config(shapes[0]), [folds[0].teacher], outs), shapes)
 
