@@ -21,6 +21,7 @@ from design import (
     SCRATCH1,
     SCRATCH2,
     SETS,
+    TAUGHT,
     UNTRAINED2,
     Column,
     Row,
@@ -110,19 +111,19 @@ BESIDE = (
         LARGE,
         None,
     ),
-    Claim(
-        "student with T and α chosen afterwards against its teacher",
-        ("student-chosen", ASMA),
-        ("aligned", ASMA),
-        LARGE,
-        None,
-    ),
-    Claim(
-        "student with T and α chosen afterwards against itself on labels alone",
-        ("student-chosen", ASMA),
-        ("student-alone", ASMA),
-        LARGE,
-        None,
+    *(
+        Claim(
+            f"student with T and α chosen afterwards against {name}, {TAUGHT.count} seeds",
+            ("student-chosen", TAUGHT),
+            (column, TAUGHT),
+            LARGE,
+            None,
+        )
+        for name, column in (
+            ("its teacher", "aligned"),
+            ("itself on labels alone", "student-alone"),
+            ("itself with T = 4, α = 0.7", "student"),
+        )
     ),
     Claim("ASMa against PSTL ×2, fine-tuned", ("finetuned", ASMA), ("finetuned", PSTL2), LARGE, None),
     Claim("ASMa against PSTL ×2, 5 shots", ("shots", ASMA), ("shots", PSTL2), LARGE, None),

@@ -48,8 +48,6 @@ SHAPES = (
     replace(STUDIED, taps=3),
     replace(STUDIED, taps=9, separable=True),
     Candidate("8-8x2-16x2-32", 5),
-    Candidate("16x2-32x2-64", 3),
-    replace(TOO_LARGE, separable=True),
 )
 # As many epochs as the study's steps are on the whole training part.
 EPOCHS: dict[str, int] = {"nw-ucla": 49, "utd-mhad": 116}

@@ -55,8 +55,8 @@ def test_a_tiny_grid_becomes_a_table(program, tmp_path, capsys):
     assert one["parameters"] == record["student"]["parameters"]
     assert f"{one['parameters']:,}" in text
     assert (record["config"]["channels"], record["config"]["strides"]) == ([4, 4], [1, 2])
-    assert (record["config"]["temperature"], record["config"]["alpha"]) == (2, 0.7)
-    assert all(line.split(" | ")[3:5] == ["2", "0.7"] for line in (text.replace("*", "") for text in lines[2:]))
+    assert (record["config"]["temperature"], record["config"]["alpha"]) == (2, 0.5)
+    assert all(line.split(" | ")[3:5] == ["2", "0.5"] for line in (text.replace("*", "") for text in lines[2:]))
     # Once more: everything is there already.
     capsys.readouterr()
     assert program.main(words) == 0
