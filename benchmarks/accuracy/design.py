@@ -256,7 +256,6 @@ ROWS = (
     ASMA,
 )
 PAIRS = tuple(row for row in ROWS if len(row.encoders) == 2)
-TAUGHT = replace(ASMA, count=3)  # fewer seeds: of the student that was chosen afterwards
 FEWER = 1  # seeds of the ablations
 ABLATED = tuple(
     replace(_twice(f"asma-{key}", name, f"hl-{key}", f"lh-{key}"), count=FEWER) for key, name, _ in ABLATIONS
@@ -301,7 +300,7 @@ COLUMNS = (
     Column("student-alone", LARGE, (ASMA,)),
     Column("finetuned", LARGE, LABELLED),
     Column("student-of-finetuned", LARGE, (ASMA,)),
-    Column("student-chosen", LARGE, (TAUGHT,)),
+    Column("student-chosen", LARGE, (ASMA,)),
     Column("shots", LARGE, LABELLED),
     Column("transfer", LARGE, (PSTL1, ASMA)),
 )

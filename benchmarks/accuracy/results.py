@@ -21,7 +21,6 @@ from design import (
     SCRATCH1,
     SCRATCH2,
     SETS,
-    TAUGHT,
     UNTRAINED2,
     Column,
     Row,
@@ -113,9 +112,9 @@ BESIDE = (
     ),
     *(
         Claim(
-            f"student with T and α chosen afterwards against {name}, {TAUGHT.count} seeds",
-            ("student-chosen", TAUGHT),
-            (column, TAUGHT),
+            f"student with T and α chosen afterwards against {name}",
+            ("student-chosen", ASMA),
+            (column, ASMA),
             LARGE,
             None,
         )
