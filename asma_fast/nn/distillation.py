@@ -10,12 +10,13 @@ from asma_fast.ops._contract import FLOATS, check_dtype, check_shape, check_toge
 
 
 def distillation_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 4.0, alpha: float = 0.7
+    student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0, alpha: float = 0.5
 ) -> Tensor:
     """Temperature-scaled distillation (Hinton et al., 2015): what the teacher says of all classes, and the true one.
 
     ``α·T²·KL(softmax(teacher/T) ‖ softmax(student/T)) + (1 − α)·cross_entropy(student, labels)``, means over the clips.
-    T² keeps the gradient's size as the temperature grows. T = 4 and α = 0.7 are this package's choice.
+    T² keeps the gradient's size as the temperature grows. T = 1 and α = 0.5 are this package's choice,
+    on inner splits of two small sets (``benchmarks/accuracy/RESULTS.md``).
 
     Parameters
     ----------

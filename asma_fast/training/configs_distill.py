@@ -24,8 +24,8 @@ class DistillConfig(TrainingConfig, EncoderConfig, AugmentConfig, DataConfig):
         (), "weight of each teacher's logits; by default 1, of several 0.6 joint, 0.4 motion, 0.6 bone"
     )
     views: int = option(8, "augmented view sets, one an epoch in turn, of teacher and student; 0: clips as they are")
-    temperature: float = option(4.0, "of both softmaxes")
-    alpha: float = option(0.7, "weight of the teacher's word, the rest the labels'; 1: label-free")
+    temperature: float = option(1.0, "of both softmaxes")
+    alpha: float = option(0.5, "weight of the teacher's word, the rest the labels'; 1: label-free")
     beta: float = option(0.0, "weight of matching the teacher's features through a linear map; 0: none")
     name: str = option("", "label of the row in tables; by default the student and its teacher")
 

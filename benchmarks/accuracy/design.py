@@ -62,7 +62,8 @@ class Settings:
         joined = len(row.encoders) > 1 and (trained or taught or column == "aligned")
         used = {"align_lr": joined, "finetune_lr": trained and not scratch, "scratch_lr": scratch}
         told: dict[str, Any] = {key: value for key, value in vars(self).items() if used.get(key, True)}
-        budgets = {"align": ALIGN if joined else {}, "distill": DISTILL if taught else {}}
+        distilled = {**DISTILL, **(CHOSEN if column == "student-chosen" else {})}
+        budgets = {"align": ALIGN if joined else {}, "distill": distilled if taught else {}}
         budgets["rbf"] = RBF if column == "rbf" else {}
         few = column in ("shots", "transfer")
         budgets["finetune"] = FINETUNE_SHOTS if few else FINETUNE if trained else {}
@@ -147,6 +148,8 @@ DISTILL: dict[str, Any] = {
     "batch": 32,
     "lr": 2e-3,
 }
+LOSS: dict[str, Any] = {"temperature": 4.0, "alpha": 0.7}  # of the students of the claims
+CHOSEN: dict[str, Any] = {"temperature": 1.0, "alpha": 0.5}  # by `students.py`, after the claims were known
 
 # Column that decides (``scratch``: fine-tuned, of that row) and settings that are tried; one line after the other, the
 # best so far kept.
@@ -297,6 +300,7 @@ COLUMNS = (
     Column("student-alone", LARGE, (ASMA,)),
     Column("finetuned", LARGE, LABELLED),
     Column("student-of-finetuned", LARGE, (ASMA,)),
+    Column("student-chosen", LARGE, (ASMA,)),
     Column("shots", LARGE, LABELLED),
     Column("transfer", LARGE, (PSTL1, ASMA)),
 )

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from design import (
     ALIGN,
+    CHOSEN,
     DISTILL,
     FINETUNE,
     FINETUNE_SHOTS,
+    LOSS,
     PRETRAINED_ON,
     RBF,
     SETS,
@@ -257,26 +259,34 @@ def _finetuned(place: Place, train: Clips, test: Clips, budget: dict[str, Any], 
 
 def student(place: Place) -> Floats:
     """A small network, taught by the aligned row."""
-    _alignment(place, place.parts[0], place.folder("aligned"))
-    return _taught(place, place.folder("aligned") / "aligned.safetensors", DistillConfig.alpha)
+    return _taught_aligned(place, LOSS)
 
 
 def student_alone(place: Place) -> Floats:
     """The same network, schedule and views, on labels alone."""
-    _alignment(place, place.parts[0], place.folder("aligned"))
-    return _taught(place, place.folder("aligned") / "aligned.safetensors", 0.0)
+    return _taught_aligned(place, {**LOSS, "alpha": 0.0})
+
+
+def student_chosen(place: Place) -> Floats:
+    """As the first, with what was chosen on inner splits afterwards."""
+    return _taught_aligned(place, CHOSEN)
 
 
 def student_of_finetuned(place: Place) -> Floats:
     """The same, taught by the row when it is fine-tuned."""
     finetuned(place)
-    return _taught(place, place.folder("finetuned") / FINETUNED, DistillConfig.alpha)
+    return _taught(place, place.folder("finetuned") / FINETUNED, LOSS)
 
 
-def _taught(place: Place, teacher: Path, alpha: float) -> Floats:
-    options = place.study.settings.labelled(place.seed, place.folder(place.column), **DISTILL)
+def _taught_aligned(place: Place, options: dict[str, Any]) -> Floats:
+    _alignment(place, place.parts[0], place.folder("aligned"))
+    return _taught(place, place.folder("aligned") / "aligned.safetensors", options)
+
+
+def _taught(place: Place, teacher: Path, chosen: dict[str, Any]) -> Floats:
+    options = place.study.settings.labelled(place.seed, place.folder(place.column), **{**DISTILL, **chosen})
     data, split = SETS[place.dataset].file(place.study.work), SETS[place.dataset].splits[0]
-    config = DistillConfig(**options, data=data, split=split, teacher=(teacher,), alpha=alpha)
+    config = DistillConfig(**options, data=data, split=split, teacher=(teacher,))
     return read_logits(distill(config).files["student"])[0]
 
 
@@ -289,6 +299,7 @@ MEASURES: dict[str, Callable[[Place], Floats]] = {
     "student": student,
     "student-alone": student_alone,
     "student-of-finetuned": student_of_finetuned,
+    "student-chosen": student_chosen,
     "finetuned": finetuned,
     "scratch": finetuned,
     "shots": shots,

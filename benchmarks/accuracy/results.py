@@ -42,6 +42,7 @@ TITLES = {
     "student": "Student: KL and cross-entropy",
     "student-alone": "Student: labels alone",
     "student-of-finetuned": "Student of the fine-tuned teacher",
+    "student-chosen": "Student with T and α chosen on inner splits, after the fact",
     "finetuned": "Fine-tuned",
     "shots": "5 shots",
     "transfer": "Transfer, 5 shots",
@@ -108,6 +109,20 @@ BESIDE = (
         ("finetuned", ASMA),
         LARGE,
         None,
+    ),
+    *(
+        Claim(
+            f"student with T and α chosen afterwards against {name}",
+            ("student-chosen", ASMA),
+            (column, ASMA),
+            LARGE,
+            None,
+        )
+        for name, column in (
+            ("its teacher", "aligned"),
+            ("itself on labels alone", "student-alone"),
+            ("itself with T = 4, α = 0.7", "student"),
+        )
     ),
     Claim("ASMa against PSTL ×2, fine-tuned", ("finetuned", ASMA), ("finetuned", PSTL2), LARGE, None),
     Claim("ASMa against PSTL ×2, 5 shots", ("shots", ASMA), ("shots", PSTL2), LARGE, None),

@@ -2,8 +2,8 @@
 
 Trains a grid of students on one teacher, times all of them and the teacher in turn on one CPU thread, and writes the
 Pareto table as Markdown. OPTION=VALUE are those of ``asma-fast distill``: data, split, teacher, out, epochs, …; a
-choice made by this table is made on an inner split. The teacher is asked once for all students; the same command goes
-on where it was stopped.
+choice made by this table is made on an inner split. ``--temperatures`` and ``--alphas`` are axes too. The teacher is
+asked once for all students; the same command goes on where it was stopped.
 
 A shape is the channels of each block, with the stride behind those that have one: ``8-8-16x2-32x2-48``.
 """
@@ -47,15 +47,25 @@ CALLS, SECONDS = 200, 60.0  # of the timing
 
 @dataclass(frozen=True)
 class Candidate:
-    """One student of the grid."""
+    """One student of the grid; without temperature or alpha, that of all."""
 
     shape: str
     taps: int
-    separable: bool
+    separable: bool = False
+    temperature: float | None = None
+    alpha: float | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.shape}-t{self.taps}{'-separable' if self.separable else ''}"
+        told = [f"{self.shape}-t{self.taps}", "separable" if self.separable else ""]
+        told += [f"{key}={value:g}" for key, value in self.loss.items()]
+        return "-".join(filter(None, told))
+
+    @property
+    def loss(self) -> dict[str, float]:
+        """Options of the loss that are its own."""
+        own = {"temperature": self.temperature, "alpha": self.alpha}
+        return {key: value for key, value in own.items() if value is not None}
 
     def config(self, base: DistillConfig, seed: int) -> DistillConfig:
         channels, strides = parse_shape(self.shape)
@@ -65,6 +75,7 @@ class Candidate:
             strides=strides,
             taps=self.taps,
             separable=self.separable,
+            **self.loss,
             seed=seed,
             out=base.out / f"{self.name}-seed{seed}",
             name=f"{self.name} seed {seed}",
@@ -173,18 +184,19 @@ def page(rows: Sequence[Row], teacher: Mapping[str, Any], base: DistillConfig, s
         f"Teacher: {teacher['name']} ({of_all}), accuracy {100 * teacher['accuracy']:.2f} %, {teacher['parameters']:,} "
         f"parameters, {teacher['multiply_adds'] / 1e6:.1f} MMAC, {teacher['latency_ms']:.3g} ms a clip. "
         f"Split {base.split or 'of the store'}, seeds {', '.join(map(str, seeds))}, {base.epochs} epochs, "
-        f"{base.views} view sets, T = {base.temperature:g}, α = {base.alpha:g}, β = {base.beta:g}. Latency: median of "
+        f"{base.views} view sets, β = {base.beta:g}. Latency: median of "
         f"one clip on one CPU thread, all networks in turn in one run. **Bold**: no other within {100 * SHARE:g} % of "
         "the teacher's parameters is as accurate and as quick.",
         "",
-        "| blocks | taps | temporal | accuracy % | agreement % | parameters | share % | MMAC | ms | speed-up |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| blocks | taps | temporal | T | α | accuracy % | agreement % | parameters | share % | MMAC | ms | speed-up |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: row.latency_ms):
         cells = [
             row.candidate.shape.replace("-", ", "),
             str(row.candidate.taps),
             "separable" if row.candidate.separable else "full",
+            *(f"{row.candidate.loss.get(key, getattr(base, key)):g}" for key in ("temperature", "alpha")),
             _spread(row.accuracies),
             _spread(row.agreements),
             f"{row.parameters:,}",
@@ -217,13 +229,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="channels, x and stride: 8-8-16x2-32")
     parser.add_argument("--taps", nargs="+", type=int, default=[9, 5])
     parser.add_argument("--convolutions", nargs="+", choices=["full", "separable"], default=["full", "separable"])
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[None], help="T; by default that of options")
+    parser.add_argument("--alphas", nargs="+", type=float, default=[None], help="α; by default that of options")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--table", type=Path, help="the page; by default STUDENTS.md in the folder out")
     given = parser.parse_intermixed_args(arguments)
     try:
         base = options_of(given.options)
-        grid = itertools.product(given.shapes, given.taps, given.convolutions)
-        candidates = [Candidate(shape, taps, kind == "separable") for shape, taps, kind in grid]
+        grid = itertools.product(given.shapes, given.taps, given.convolutions, given.temperatures, given.alphas)
+        candidates = [Candidate(shape, taps, kind == "separable", *loss) for shape, taps, kind, *loss in grid]
         for candidate in candidates:
             candidate.config(base, 0)  # what is wrong about one is said before the first is trained
         rows, teacher = search(base, candidates, given.seeds)

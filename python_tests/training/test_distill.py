@@ -110,7 +110,7 @@ def test_the_record_holds_what_was_measured(home, whole):
 
 
 def test_the_student_learns_what_the_teacher_says(home, tmp_path):
-    result = distill(config_of(home, tmp_path, epochs=40, lr=2e-2, alpha=1, views=0))
+    result = distill(config_of(home, tmp_path, epochs=40, lr=2e-2, alpha=1, temperature=4, views=0))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.3 * losses[0]
     assert result.record["agreement"] > 0.5  # chance is a third
@@ -283,7 +283,7 @@ def test_a_store_without_labels_teaches_label_free_only(home, tmp_path):
     assert "accuracy" not in str(result)
     labels = read_logits(result.files["student"])[1]
     assert (labels == -1).all()
-    with pytest.raises(ValueError, match=r"has no labels, and alpha=0\.7 asks for them; --alpha 1 distils without"):
+    with pytest.raises(ValueError, match=r"has no labels, and alpha=0\.5 asks for them; --alpha 1 distils without"):
         distill(config_of(home, tmp_path / "b", data=store))
     assert not (tmp_path / "b").exists()
 
@@ -322,7 +322,7 @@ def test_a_student_of_another_teacher_is_not_continued(home, whole, tmp_path):
     assert distill(config_of(home, out, **options, teacher=str(moved))).epochs == 5
     with pytest.raises(CheckpointError, match="is the student of another teacher"):
         distill(config_of(home, out, **options), teachers=[teacher_of(home, "motion")])
-    with pytest.raises(CheckpointError, match=r"was trained with temperature=4\.0, this run has temperature=2\.0"):
+    with pytest.raises(CheckpointError, match=r"was trained with temperature=1\.0, this run has temperature=2\.0"):
         distill(config_of(home, out, **options, temperature=2))
 
 

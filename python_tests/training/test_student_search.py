@@ -43,18 +43,20 @@ def test_a_tiny_grid_becomes_a_table(program, tmp_path, capsys):
     finetune(build(FinetuneConfig, ("light", LIGHT), ("test", options)))
     words = [f"data={store}", f"teacher={tmp_path / 'tuned' / 'hl.safetensors'}", f"out={tmp_path / 'search'}"]
     words += ["epochs=1", "views=1", "batch=12", "accelerator=cpu", "--shapes", "4x2", "4-4x2", "--taps", "5"]
-    words += ["--seeds", "0", "1"]
+    words += ["--seeds", "0", "1", "--temperatures", "2"]
     assert program.main(words) == 0
     text = (tmp_path / "search" / "STUDENTS.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 4
-    record = read_record(tmp_path / "search" / "4-4x2-t5-separable-seed1" / "record-student.json")
+    record = read_record(tmp_path / "search" / "4-4x2-t5-separable-temperature=2-seed1" / "record-student.json")
     found = json.loads((tmp_path / "search" / "STUDENTS.json").read_text())
-    (one,) = [entry for entry in found["rows"] if entry["candidate"] == "4-4x2-t5-separable"]
+    (one,) = [entry for entry in found["rows"] if entry["candidate"] == "4-4x2-t5-separable-temperature=2"]
     assert one["accuracies"][1] == record["accuracy"]
     assert one["parameters"] == record["student"]["parameters"]
     assert f"{one['parameters']:,}" in text
     assert (record["config"]["channels"], record["config"]["strides"]) == ([4, 4], [1, 2])
+    assert (record["config"]["temperature"], record["config"]["alpha"]) == (2, 0.5)
+    assert all(line.split(" | ")[3:5] == ["2", "0.5"] for line in (text.replace("*", "") for text in lines[2:]))
     # Once more: everything is there already.
     capsys.readouterr()
     assert program.main(words) == 0

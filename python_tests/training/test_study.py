@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from asma_fast.data import PrepareConfig, prepare
+from asma_fast.data import PrepareConfig, Store, prepare
 from asma_fast.training.checkpoint import load_checkpoint
 from asma_fast.training.records import read_arrays
 
@@ -146,3 +146,45 @@ def test_verdicts_follow_the_protocol(parts):
     assert student.verdict(0.02, (0.001, 0.03)) == "**aim reached**"
     (few,) = [one for one in parts[2].CLAIMS if one.text.startswith("5 shots")]
     assert few.verdict(0.07, (0.01, 0.1)) == "not shown"
+
+
+def test_students_are_chosen_without_test_clips(parts, monkeypatch):
+    design, _, _, program, study = parts
+    import student_search
+    import students
+
+    monkeypatch.setattr(student_search, "CALLS", 3)
+    monkeypatch.setattr(students, "EPOCHS", {"nw-ucla": 1, "utd-mhad": 1})
+    losses = (replace(students.DEFAULT, shape="2x2-4"), replace(students.ALONE, shape="2x2-4"))
+    for name, one in zip(("DEFAULT", "ALONE"), losses, strict=True):
+        monkeypatch.setattr(students, name, one)
+    monkeypatch.setattr(students, "LOSSES", (*losses, replace(losses[0], temperature=1.0, alpha=0.5)))
+    monkeypatch.setattr(students, "SHAPES", tuple(student_search.Candidate(shape, 3) for shape in ("2x2-4", "2x4-2")))
+    for encoder, more in design.ASMA.encoders:
+        for seed in range(students.FOLDS):
+            program.pretrain_one(study, encoder, seed + more)
+    text = students.choose(study)
+    folds = students.inners(study)
+    assert [(inner.number, inner.dataset) for inner in folds] == list(itertools.product((0, 1), students.EPOCHS))
+    for inner in folds:
+        store = study.store(inner.dataset)
+        own = Store.open(inner.store)
+        train, asked = inner.fold[1]
+        assert set(own.names) == {store.names[row] for row in store.split("xsub")[0]}
+        assert [own.names[row] for row in own.split("inner")[1]] == [store.names[row] for row in asked]
+        assert inner.teacher.record["fingerprint"] == study.clips(inner.dataset, train).fingerprint
+    first, best = folds[:2], students.best_loss(folds[:2])
+    means = [students.accuracy(first, one) for one in students.LOSSES]
+    assert best in (students.LOSSES[0], students.LOSSES[2])
+    assert students.accuracy(first, best) == max(means[0], means[2])
+    lines = [line.replace("*", "") for line in text.splitlines()]
+    for one, mean in zip(students.LOSSES, means, strict=True):
+        head = f"| {one.temperature:g} | {one.alpha:g} |" if one.alpha else "| – | 0 |"
+        line, *confirmed = [line for line in lines if line.startswith(head)]
+        assert len(confirmed) == (one in students.confirmed(best))
+        assert f" {100 * mean:.1f} |" in line
+    assert len([line for line in lines if line.startswith(("| 2x2, 4 | 3 | full |", "| 2x4, 2 | 3 | full |"))]) == 2
+    written = {path: path.stat().st_mtime_ns for path in (study.work / "students").rglob("record-student.json")}
+    assert len(written) == 2 * (3 + 2 + len(students.confirmed(best)))
+    assert students.choose(study).split("| blocks |")[0] == text.split("| blocks |")[0]
+    assert all(path.stat().st_mtime_ns == then for path, then in written.items())
