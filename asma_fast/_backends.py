@@ -60,13 +60,29 @@ def why_not(impl: str) -> str | None:
             return f"{error}."
         return None
     if impl == "cuda":
-        try:
-            return cuda().why_not() or None
-        except RuntimeError as error:
-            return f"{error}."
+        return _why_not_cuda()
     if impl == "triton":
         return _why_not_triton()
     raise ValueError(f"impl must be one of {', '.join(('auto', *IMPLEMENTATIONS))}; got {impl!r}")
+
+
+def _why_not_cuda() -> str | None:
+    try:
+        module = cuda()
+    except RuntimeError as error:
+        return f"{error}."
+    if not _installed("torch"):
+        return "torch is not installed, whose CUDA tensors the kernels take: pip install 'asma-fast[torch]'."
+    if _torch_has_device():
+        return None
+    return cast(str, module.driver_why_not()) or "torch can use no CUDA device here."
+
+
+@lru_cache(maxsize=64)
+def cuda_problem(device: int) -> str | None:
+    """None where the compiled CUDA kernels can run on the device of that index, else the reason."""
+    with importlib.import_module("torch").cuda.device(device):
+        return cuda().device_why_not() or None
 
 
 def _why_not_triton() -> str | None:

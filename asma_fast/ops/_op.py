@@ -28,7 +28,16 @@ from asma_fast._array import (
     to_native,
     to_tensor,
 )
-from asma_fast._backends import IMPLEMENTATIONS, allows_tf32, backends, cuda, interpreting, native, triton_problem
+from asma_fast._backends import (
+    IMPLEMENTATIONS,
+    allows_tf32,
+    backends,
+    cuda,
+    cuda_problem,
+    interpreting,
+    native,
+    triton_problem,
+)
 from asma_fast.ops._contract import HALVES, REALS, check_array
 
 # Looked up once: torch.compile traces through the choice below.
@@ -161,21 +170,32 @@ def call_native(name: str, *args: Any) -> None:
     function = getattr(module, name, None)
     if function is None:
         raise RuntimeError(f"asma_fast::{name} cannot run on {args[0].device}: {_NO_CUDA_KERNEL}")
-    if name in getattr(module, "products", ()):
-        ready.append(allows_tf32())
-        workspace = getattr(module, f"{name}_workspace", None)
-        if workspace is not None:
-            borrowed.append(empty((workspace(*ready[:-1]),), args[0], "float32"))
-            ready.append(to_native(borrowed[-1]))
     if not on_device:
-        function(*ready)
+        function(*ready, *_product_arguments(module, name, ready, args[0], borrowed))
         return
     try:
         with torch.cuda.device(args[0].device):  # where a kernel starts is CUDA's current device
-            function(*ready)
+            function(*ready, *_product_arguments(module, name, ready, args[0], borrowed))
     except RuntimeError as error:
         shapes = ", ".join(f"{tuple(arg.shape)} {dtype_name(arg)}" for arg in args if is_array(arg))
         raise RuntimeError(f"{error}; of arrays {shapes}") from error
+
+
+def _product_arguments(module: Any, name: str, ready: list[Any], x: Array, borrowed: list[Any]) -> list[Any]:
+    """What the CUDA functions that make products take besides: whether TF32 may be used, and a workspace."""
+    if name not in getattr(module, "products", ()):
+        return []
+    more: list[Any] = [allows_tf32() and _multiplies_tf32(x)]
+    workspace = getattr(module, f"{name}_workspace", None)
+    if workspace is not None:
+        borrowed.append(empty((workspace(*ready),), x, "float32"))
+        more.append(to_native(borrowed[-1]))
+    return more
+
+
+def _multiplies_tf32(x: Any) -> bool:
+    """Whether the tensor's device has tensor cores for it; an emulated device, on the host, has."""
+    return not (is_tensor(x) and x.is_cuda) or torch.cuda.get_device_capability(x.device)[0] >= 8
 
 
 # ---- backward ops whose last argument is ``needs``: for each differentiable argument, whether its gradient is wanted
@@ -235,6 +255,8 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
             raise TypeError(f"{op}: impl='cuda' takes float32, float16 or bfloat16, got float64")
         if op not in _CUDA_OPS:
             raise RuntimeError(f"{op}: impl='cuda' cannot run: {_NO_CUDA_KERNEL}.")
+        if not _cuda_built_for(x):
+            raise RuntimeError(f"{op}: impl='cuda' cannot run: {cuda_problem(x.get_device())}")
     if choice == "triton":
         _check_triton(op, x)
     if choice in ("cpu", "numba"):
@@ -243,6 +265,11 @@ def choose(op: str, impl: str | Impl, x: Array) -> str:
         if dtype_name(x) in HALVES:
             raise TypeError(f"{op}: impl={choice!r} takes float32 or float64, got {dtype_name(x)}")
     return choice
+
+
+def _cuda_built_for(x: Any) -> bool:
+    # As below: a call of a kernel that is not there says so itself where torch.compile traces this.
+    return torch.compiler.is_compiling() or cuda_problem(x.get_device()) is None
 
 
 def _check_triton(op: str, x: Array) -> None:
@@ -267,7 +294,7 @@ def _automatic(op: str, x: Array) -> str:
     half = dtype_name(x) in HALVES
     if is_tensor(x):
         if x.is_cuda and (dtype_name(x) != "float64" or op in _ANY_DTYPE_ON_CUDA):
-            if op in _CUDA_OPS:
+            if op in _CUDA_OPS and _cuda_built_for(x):
                 return "cuda"
             if op in TWINS and _TRITON_DEVICE == "cuda" and _triton_compiles_for(x):
                 return "triton"

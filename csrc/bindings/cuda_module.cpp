@@ -16,7 +16,8 @@ PYBIND11_MODULE(ASMA_CUDA_MODULE, module, py::mod_gil_not_used()) {
     module.doc() = "CUDA kernels of asma_fast.";
     py::module_::import("asma_fast._native");
 
-    module.def("why_not", &cuda::why_not);
+    module.def("driver_why_not", &cuda::driver_why_not);
+    module.def("device_why_not", &cuda::device_why_not);
     module.def("joint_degree", &cuda::joint_degree, py::arg("edges"), py::arg("degree"), release_gil());
     module.def("frame_motion", &cuda::frame_motion, py::arg("x"), py::arg("frames"), py::arg("joints"),
                py::arg("transform"), py::arg("replicate"), py::arg("out"), release_gil());

@@ -3,9 +3,18 @@
 #include "cuda/runtime.hpp"
 
 namespace asma::cuda {
+namespace {
 
-std::string why_not() {
-    return device_problem();
+__global__ void probe() {}
+
+}  // namespace
+
+std::string driver_why_not() {
+    return driver_problem();
+}
+
+std::string device_why_not() {
+    return kernel_problem(probe);
 }
 
 }  // namespace asma::cuda

@@ -43,6 +43,12 @@ template <class T> __device__ inline void add_atomically(T* to, T value) {
     atomicAdd(to, value);
 }
 
+// Four successive numbers of shared memory, aligned to 16 bytes.
+__device__ inline void load_four(const float* from, float (&to)[4]) {
+    const float4 four = *reinterpret_cast<const float4*>(from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
 // The block's shared memory, of as many bytes as the launch asked for.
 __device__ inline unsigned char* shared_memory() {
     extern __shared__ __align__(128) unsigned char asma_shared_memory[];
@@ -213,8 +219,8 @@ __device__ inline void check_index(std::int64_t index, std::int64_t limit, const
 
 // ---- the host's side ----
 
-// Empty, or why no kernel of this build can run here. Works without a driver: the runtime is linked statically.
-inline std::string device_problem() {
+// Empty, or why no device can be used. Works without a driver: the runtime is linked statically.
+inline std::string driver_problem() {
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess) return std::string("no CUDA device can be used: ") + cudaGetErrorString(error) + ".";
@@ -222,12 +228,36 @@ inline std::string device_problem() {
     return "";
 }
 
+// Empty, or why this build's kernels, of which `kernel` is one, cannot run on the current device.
+template <class... Parameters> std::string kernel_problem(void (*kernel)(Parameters...)) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaSuccess) return "";
+    cudaGetLastError();  // it is told here, not by the next launch
+    return std::string("the CUDA kernels were not built for this device: ") + cudaGetErrorString(error) + ".";
+}
+
+// More shared memory than a block has unasked: the device's most is asked for, the same by every host thread.
+template <class... Parameters> void allow_shared_memory(const Launch& how, void (*kernel)(Parameters...)) {
+    constexpr std::size_t unasked = 48 * 1024;
+    if (how.shared <= unasked) return;
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess && how.shared > static_cast<std::size_t>(most))
+        throw std::length_error(std::string(how.op) + ": must be at most " + std::to_string(most) +
+                                " bytes of shared memory on this device, got " + how.text());
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (error != cudaSuccess)
+        throw std::runtime_error(std::string(how.op) + ": cannot run on the device, " + how.text() + ": " +
+                                 cudaGetErrorString(error));
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const Launch& how, void (*kernel)(Parameters...), const Arguments&... arguments) {
     if (how.blocks == 0) return;
     const dim3 grid = how.grid();
-    if (how.shared > 48 * 1024)
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared));
+    allow_shared_memory(how, kernel);
     kernel<<<grid, how.threads, how.shared, reinterpret_cast<cudaStream_t>(how.stream)>>>(Parameters(arguments)...);
     const cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess)

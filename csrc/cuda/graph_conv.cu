@@ -1,6 +1,6 @@
-// Graph convolution, forward: what a view reads of a clip is gathered along the adjacency's entries on its narrow side
-// and multiplied with the weights, all in shared memory; nothing in between is written. A block has a row, or some of
-// its frames, and some channels of the result.
+// Graph convolution, forward: what a view reads of a clip is gathered along the adjacency's entries and multiplied with
+// the weights, all in shared memory; nothing in between is written. A block has a row, or some of its frames, and some
+// channels of the result.
 #include "cuda/graph_conv.hpp"
 
 #include <algorithm>
@@ -9,14 +9,14 @@ namespace asma::cuda {
 namespace {
 
 constexpr int threads = product_threads, places = 128, chunk = product_depth;
-constexpr std::int64_t fewest_blocks = 256;  // below it a row is cut, and its graph read by each of its blocks
+constexpr std::int64_t fewest_blocks = 512;  // below it a row is cut, and its graph read by each of its blocks
 constexpr int most_resident = 4;             // parts whose weights stay, where one chunk holds the channels
 
 struct Tiles {
     GraphPlan graph;
     int frames, joints;  // of a tile
     int frame_tiles, joint_tiles, column_tiles, cuts;
-    int read, scales, at_frames;  // x̂ of a chunk; scale and shift; the recorded frames
+    int read, scales, at_frames, turn;  // x̂ of a chunk; scale and shift; the recorded frames, and the transform
     int left, right, scratch, bias;
     bool resident;
     std::size_t shared;
@@ -30,7 +30,8 @@ template <class Tile, class T> Tiles plan(const GraphProduct<T>& p) {
     tiles.frame_tiles = (x.frames + tiles.frames - 1) / tiles.frames;
     tiles.joint_tiles = (x.joints + tiles.joints - 1) / tiles.joints;
     tiles.column_tiles = (p.outs + Tile::columns - 1) / Tile::columns;
-    const std::int64_t wanted = fewest_blocks / std::max<std::int64_t>(1, x.rows * tiles.column_tiles);
+    const std::int64_t uncut = std::max<std::int64_t>(1, x.rows * tiles.column_tiles);
+    const std::int64_t wanted = (fewest_blocks + uncut - 1) / uncut;
     tiles.cuts =
         static_cast<int>(std::clamp<std::int64_t>(wanted, 1, std::int64_t{tiles.frame_tiles} * tiles.joint_tiles));
     tiles.resident = x.channels <= chunk && p.graph.parts <= most_resident;
@@ -41,7 +42,7 @@ template <class Tile, class T> Tiles plan(const GraphProduct<T>& p) {
     tiles.scratch = shared.take(Tile::scratch_bytes);
     tiles.read = shared.take(std::int64_t{tiles.frames} * x.joints * chunk * 4);
     tiles.scales = shared.take(x.scale ? 2 * std::int64_t{x.joints} * chunk * 4 : 0);
-    tiles.at_frames = shared.take(tiles.frames * 4);
+    tiles.at_frames = shared.take(tiles.frames * 4), tiles.turn = shared.take(9 * 4);
     tiles.bias = shared.take(p.bias ? std::int64_t{p.graph.parts} * Tile::columns * 4 : 0);
     tiles.graph = GraphPlan::of(shared, x.joints, p.graph.parts);
     tiles.shared = shared.total();
@@ -51,6 +52,7 @@ template <class Tile, class T> Tiles plan(const GraphProduct<T>& p) {
 // Scale and shift of the joints' nodes, channels [begin, begin + 16).
 template <class T>
 __device__ inline void lay_out_scales(const Source<T>& x, const RowGraph<T>& row, int begin, float* scales) {
+    ASMA_ROLLED
     for (int place = static_cast<int>(threadIdx.x); place < x.joints * chunk; place += threads) {
         const int c = begin + place % chunk;
         if (c >= x.channels) continue;
@@ -62,7 +64,7 @@ __device__ inline void lay_out_scales(const Source<T>& x, const RowGraph<T>& row
 
 // x̂ of `count` frames and channels [begin, begin + 16), zeros beyond the last: (frame, joint, channel).
 template <class T> __device__ inline void lay_out(const Source<T>& x, const RowGraph<T>& row, const T* body,
-                                                  const float (&s)[3][3], const std::int32_t* at_frames, int count,
+                                                  const float* turn, const std::int32_t* at_frames, int count,
                                                   int begin, const float* scales, float* read) {
     const auto scaled = [&](float value, int v, int c) {
         return x.scale ? scales[v * chunk + c] * value + scales[(x.joints + v) * chunk + c] : value;
@@ -71,17 +73,19 @@ template <class T> __device__ inline void lay_out(const Source<T>& x, const RowG
         return body + at_frames[place / x.joints] * x.x.frame + row.from()[place % x.joints] * x.x.joint;
     };
     const int dims = begin == 0 ? static_cast<int>(x.view.dims) : 0, thread = static_cast<int>(threadIdx.x);
+    ASMA_ROLLED
     for (int place = thread; place < count * x.joints && dims > 0; place += threads) {
         const T* from = joint(place);
         float moved[3];
         for (int c = 0; c < 3; ++c) moved[c] = c < dims ? to_float(load(from + c * x.x.channel)) : 0;
         for (int e = 0; e < 3; ++e) {
             if (e >= dims) continue;
-            float sum = s[e][0] * moved[0] + s[e][1] * moved[1];
-            if (dims > 2) sum += s[e][2] * moved[2];
+            float sum = turn[3 * e] * moved[0] + turn[3 * e + 1] * moved[1];
+            if (dims > 2) sum += turn[3 * e + 2] * moved[2];
             read[place * chunk + e] = scaled(sum, place % x.joints, e);
         }
     }
+    ASMA_ROLLED
     for (int at = thread; at < count * x.joints * chunk; at += threads) {
         const int place = at / chunk, c = at % chunk;
         if (c < dims) continue;
@@ -92,6 +96,7 @@ template <class T> __device__ inline void lay_out(const Source<T>& x, const RowG
 
 template <class Tile, class T> __device__ inline void lay_out_weights(const GraphProduct<T>& p, int k, int column,
                                                                       int begin, typename Tile::Storage* right) {
+    ASMA_ROLLED
     for (int place = static_cast<int>(threadIdx.x); place < Tile::columns * chunk; place += threads) {
         const int c = begin + place % chunk, o = column + place / chunk;
         float value = 0;
@@ -110,12 +115,13 @@ template <class T, class Out, class Tile> __global__ void __launch_bounds__(thre
     auto* read = shared_at<float>(tiles.read);
     auto* scales = shared_at<float>(tiles.scales);
     auto* at_frames = shared_at<std::int32_t>(tiles.at_frames);
+    auto* turn = shared_at<float>(tiles.turn);
     auto* bias = shared_at<float>(tiles.bias);
     const int thread = static_cast<int>(threadIdx.x), parts = p.graph.parts;
     unsigned rest = blockIdx.x;
     const int column = static_cast<int>(take_digit(rest, tiles.column_tiles)) * Tile::columns;
     const int cut = static_cast<int>(take_digit(rest, tiles.cuts));
-    const std::int64_t b = rest, n = x.clip(b);
+    const int b = static_cast<int>(rest), n = static_cast<int>(x.clip(b));
 
     check_pattern(p.graph);
     RowGraph<T> row{p.graph, tiles.graph, shared_memory()};
@@ -128,13 +134,11 @@ template <class T, class Out, class Tile> __global__ void __launch_bounds__(thre
         bias[place] = o < p.outs ? to_float(load(p.bias + std::int64_t{k} * p.outs + o)) : 0;
     }
     if (x.scale && x.channels <= chunk) lay_out_scales(x, row, 0, scales);
-    float s[3][3];
-    for (int e = 0; e < 3; ++e)
-        for (int c = 0; c < 3; ++c)
-            s[e][c] = e < x.view.dims && c < x.view.dims
-                          ? load_uniform(x.view.transform + n * x.view.transform_stride + e * x.view.dims + c)
-                          : 0;
-
+    if (thread < 9) {
+        const int e = thread / 3, c = thread % 3;
+        const float* of_clip = x.view.transform + n * x.view.transform_stride;
+        turn[thread] = e < x.view.dims && c < x.view.dims ? load(of_clip + e * x.view.dims + c) : 0;
+    }
     block_barrier();
     for (int tile = cut; tile < tiles.frame_tiles * tiles.joint_tiles; tile += tiles.cuts) {
         const int frame = tile / tiles.joint_tiles * tiles.frames, joint = tile % tiles.joint_tiles * tiles.joints;
@@ -147,11 +151,12 @@ template <class T, class Out, class Tile> __global__ void __launch_bounds__(thre
         for (int begin = 0; begin < x.channels; begin += chunk) {
             if (x.scale && x.channels > chunk) lay_out_scales(x, row, begin, scales);
             block_barrier();
-            lay_out(x, row, x.body(b), s, at_frames, frames, begin, scales, read);
+            lay_out(x, row, x.body(b), turn, at_frames, frames, begin, scales, read);
             for (int k = 0; k < parts; ++k) {
                 Storage* weights = right + (tiles.resident ? k : step++ % 2) * Tile::right_numbers;
                 if (!tiles.resident) lay_out_weights<Tile>(p, k, column, begin, weights);
                 block_barrier();  // x̂ is there, and the product before is made
+                ASMA_ROLLED
                 for (int at = thread; at < places * chunk; at += threads) {
                     const int place = at / chunk, c = at % chunk;
                     float z = 0;
@@ -168,11 +173,12 @@ template <class T, class Out, class Tile> __global__ void __launch_bounds__(thre
         sums.finish(shared_at<float>(tiles.scratch), [&](int place, int o, float sum) {
             if (place >= frames * joints || column + o >= p.outs) return;
             const int w = joint + place % joints;
+            ASMA_ROLLED
             for (int k = 0; k < parts && p.bias; ++k) {
                 const float entries = row.sums()[k * x.joints + w];
                 if (entries != 0) sum += entries * bias[k * Tile::columns + o];
             }
-            const std::int64_t to = (b * x.frames + frame + place / joints) * x.joints + w;
+            const std::int64_t to = (std::int64_t{b} * x.frames + frame + place / joints) * x.joints + w;
             store(out + to * p.outs + column + o, from_float<Out>(sum));
         });
         block_barrier();
@@ -201,11 +207,10 @@ template void convolve_graph(const char*, const GraphProduct<bfloat16>&, float*,
 namespace {
 
 template <class T>
-const T* parameter(const Map& array, std::initializer_list<std::int64_t> sizes, const char* what, std::int32_t device) {
+const T* parameter(const Map& array, std::int64_t lines, std::int64_t numbers, const char* what, std::int32_t device) {
     if (!array) return nullptr;
-    check_sizes(*array, sizes, what);
-    if (sizes.size() == 2 ? !array->dense({0, 1}) : !array->dense({0, 1, 2}))
-        throw std::invalid_argument(std::string(what) + " must be dense");
+    check_sizes(*array, {lines, numbers}, what);
+    if (!array->dense({0, 1})) throw std::invalid_argument(std::string(what) + " must be dense");
     return array->data<const T>(what, device);
 }
 
@@ -228,8 +233,8 @@ template <class T> Source<T> source_of(const GraphArguments& a) {
     source.joints = a.joints ? static_cast<int>(a.joints->size(1)) : source.x_joints;
     const std::int64_t graph = a.adjacency.size(a.adjacency.rank - 1);
     if (bool(a.scale) != bool(a.shift)) throw std::invalid_argument("scale and shift must be given together");
-    source.scale = parameter<T>(a.scale, {graph, x.size(1)}, "scale", x.device);
-    source.shift = parameter<T>(a.shift, {graph, x.size(1)}, "shift", x.device);
+    source.scale = parameter<T>(a.scale, graph, x.size(1), "scale", x.device);
+    source.shift = parameter<T>(a.shift, graph, x.size(1), "shift", x.device);
     return source;
 }
 
@@ -286,13 +291,14 @@ template <class T> GraphProduct<T> graph_product(const GraphArguments& a, const 
     check_places(x.rows * x.frames * x.joints, "maps have more places");
     if (p.graph.size > 0 && p.graph.parts > (std::int64_t{1} << 30) / p.graph.size / p.graph.size)
         throw std::length_error("graph_conv: must be at most 2^30 entries of a graph for CUDA");
-    if (x.joints > most_joints || x.joints * a.weight.size(0) > most_targets)
-        throw std::invalid_argument("graph_conv: must be at most " + std::to_string(most_joints) + " joints, and " +
-                                    std::to_string(most_targets) + " joints times parts, for CUDA; got " +
-                                    std::to_string(x.joints) + " joints and " + std::to_string(a.weight.size(0)) +
-                                    " parts");
+    if (x.joints > most_joints || p.graph.parts > most_parts || x.joints * p.graph.parts > most_targets)
+        throw std::invalid_argument("graph_conv: must be at most " + std::to_string(most_joints) + " joints, " +
+                                    std::to_string(most_parts) + " parts and " + std::to_string(most_targets) +
+                                    " joints times parts for CUDA, got " + std::to_string(x.joints) + " joints and " +
+                                    std::to_string(p.graph.parts) + " parts");
+    check_places(p.graph.size * x.channels, "scales have more numbers");
     p.weight = a.weight.data<const T>("weight", a.x.device);
-    p.bias = parameter<T>(a.bias, {a.weight.size(0), a.weight.size(1)}, "bias", a.x.device);
+    p.bias = parameter<T>(a.bias, a.weight.size(0), a.weight.size(1), "bias", a.x.device);
     p.w_part = a.weight.size(1) * a.weight.size(2), p.w_out = a.weight.size(2), p.w_in = 1;
     p.outs = static_cast<int>(a.weight.size(1));
     return p;

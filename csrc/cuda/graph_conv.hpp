@@ -9,7 +9,7 @@
 
 namespace asma::cuda {
 
-inline constexpr std::int64_t most_joints = 512, most_targets = 4096;  // of a view; times the parts
+inline constexpr std::int64_t most_joints = 256, most_parts = 64, most_targets = 4096;  // targets: joints times parts
 
 // What is convolved: rows b = n · bodies + m, each (frames, joints, channels) as a view reads it.
 template <class T> struct Source {
@@ -60,14 +60,20 @@ template <class T> struct Graph {
 
 inline constexpr const char* outside_pattern = "adjacency must be zero outside pattern";
 
-// Where the rows share an adjacency the blocks look together whether it is zero outside the pattern, each at some entries.
+// Where the rows share an adjacency the blocks look together whether it is zero outside the pattern, each at some
+// entries.
 template <class T> __device__ inline void check_pattern(const Graph<T>& graph) {
     if (!graph.pattern || graph.row != 0) return;
+    constexpr unsigned most = 1024;  // blocks that look
+    const unsigned blocks = gridDim.x < most ? gridDim.x : most;
+    if (blockIdx.x >= blocks) return;
     const auto size = static_cast<unsigned>(graph.size), count = static_cast<unsigned>(graph.parts) * size * size;
+    ASMA_ROLLED
     for (unsigned place = blockIdx.x * product_threads + threadIdx.x; place < count;
-         place += gridDim.x * product_threads) {
+         place += blocks * product_threads) {
         const std::int64_t w = place % size, v = place / size % size, k = place / size / size;
-        if (load(graph.pattern + k * graph.pattern_part + v * graph.pattern_source + w * graph.pattern_target)) continue;
+        if (load(graph.pattern + k * graph.pattern_part + v * graph.pattern_source + w * graph.pattern_target))
+            continue;
         require(to_float(load(graph.adjacency + k * graph.part + v * graph.source + w * graph.target)) == 0,
                 outside_pattern);
     }
@@ -135,6 +141,7 @@ template <class T> struct RowGraph {
             float sum = 0;
             std::uint32_t mask = 0;
             bool any = false;
+            ASMA_ROLLED
             for (int v = 0; v < graph.joints; ++v) {
                 const bool barred = graph.pattern && !inside(k, v, w);
                 // What is outside the pattern is not read where the rows share the adjacency.

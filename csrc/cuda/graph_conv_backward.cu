@@ -14,11 +14,14 @@ constexpr int threads = product_threads, chunk = product_depth;
 
 // ---- weight and bias ----
 
-// x̂ gathered along part k for n = k · channels + c; then, for each part, what a target's entries add up to: of the
-// bias.
+// x̂ gathered along part k for n = k · channels + c.
 template <class T> struct Gathered {
     GraphProduct<T> p;
     GraphPlan plan;
+
+    struct Column {
+        int part, channel;
+    };
 
     struct Row {
         const Source<T>& x;
@@ -26,15 +29,16 @@ template <class T> struct Gathered {
         const T* body;
         std::int64_t clip;
 
-        __device__ float at(int, int place, int n) const {
-            const int w = place % x.joints, gathered = graph.graph.parts * x.channels;
-            if (n >= gathered) return graph.sums()[(n - gathered) * x.joints + w];
-            const int k = n / x.channels, c = n % x.channels;
-            const T* frame = body + x.frame(clip, place / x.joints) * x.x.frame;
-            return graph.gather(k, w, [&](int v) {
-                return x.scaled(x.turned(clip, frame + graph.from()[v] * x.x.joint, c), graph.nodes()[v], c);
+        __device__ Column column(int, int n) const { return {n / x.channels, n % x.channels}; }
+        __device__ float at(const Column& column, int place) const {
+            const int t = place / x.joints;
+            const T* frame = body + x.frame(clip, t) * x.x.frame;
+            return graph.gather(column.part, place - t * x.joints, [&](int v) {
+                const float value = x.turned(clip, frame + graph.from()[v] * x.x.joint, column.channel);
+                return x.scaled(value, graph.nodes()[v], column.channel);
             });
         }
+        __device__ float carried(int part, int place) const { return graph.sums()[part * x.joints + place % x.joints]; }
     };
 
     __device__ Row begin(std::int64_t b, unsigned char* memory) const {
@@ -168,10 +172,7 @@ template <class T, class Tile> __global__ void __launch_bounds__(threads, 2)
                         const int v = joint + pair / targets, w = first + pair % targets;
                         // Joints of one node are summed by the thread of the first of them here.
                         if (before[v] >= joint || before[w] >= first) continue;
-                        if (p.graph.pattern) {
-                            row.entries = p.graph.entries(b);
-                            if (!row.inside(k, v, w)) continue;
-                        }
+                        if (p.graph.pattern && !row.inside(k, v, w)) continue;
                         float sum = 0;
                         ASMA_ROLLED
                         for (int u = v; u < joint + joints; u = after[u]) ASMA_ROLLED
@@ -256,13 +257,13 @@ struct Wanted {
 
 // Where in the workspace each kind of sums begins, in floats, and the shares of each.
 struct Workspace {
-    std::int64_t x_hat, entries, affine, products, total;
-    int entry_shares, affine_shares, product_shares;
+    std::int64_t x_hat, entries, affine, products, biases, total;
+    int entry_shares, affine_shares, product_shares, bias_shares;
     bool has_x_hat;
 
     template <class T> static Workspace of(const GraphProduct<T>& p, const GraphArguments& a, const Wanted& wanted) {
         const Source<T>& x = p.source;
-        const std::int64_t numbers = std::int64_t{p.graph.parts} * (x.channels + 1);
+        const std::int64_t numbers = std::int64_t{p.graph.parts} * x.channels;
         Workspace space{};
         const auto take = [&](std::int64_t& begin, std::int64_t count) {
             begin = space.total;
@@ -276,7 +277,9 @@ struct Workspace {
         space.affine_shares = shares_of(x.rows, 1);
         if (wanted.scale || wanted.shift) take(space.affine, space.affine_shares * 2 * p.graph.size * x.channels);
         space.product_shares = shares_of_products(x.rows, 1, p.outs, numbers);
-        if (wanted.weight || wanted.bias) take(space.products, space.product_shares * numbers * p.outs);
+        if (wanted.weight) take(space.products, space.product_shares * numbers * p.outs);
+        space.bias_shares = shares_of(x.rows, std::int64_t{p.graph.parts} * ((p.outs + 63) / 64));
+        if (wanted.bias) take(space.biases, std::int64_t{space.bias_shares} * p.graph.parts * p.outs);
         return space;
     }
 };
@@ -295,26 +298,31 @@ template <class T> T* gradient_of(const Map& array, const Array& like, const cha
 template <class T> void weight_gradients(const GraphProduct<T>& p, const GraphArguments& a, const Wanted& wanted,
                                          const Array& g, const Workspace& space, float* workspace, bool use_tf32) {
     const Source<T>& x = p.source;
-    ProductSums<T> sums{};
-    sums.g = g.data<const T>("g", g.device), sums.sums = workspace + space.products;
-    sums.rows = x.rows, sums.places = x.frames * x.joints, sums.groups = 1, sums.outs = p.outs;
-    sums.numbers = p.graph.parts * (x.channels + 1), sums.shares = space.product_shares;
     SharedPlan kept;
-    Gathered<T> gathered{p, GraphPlan::of(kept, x.joints, p.graph.parts)};
-    if (p.outs > 0 && sums.numbers > 0)
-        sum_all_products(op, sums, gathered, static_cast<std::int64_t>(kept.total()), use_tf32, g.stream);
-    Merge<T> merged{};
-    merged.from = sums.sums, merged.shares = sums.shares, merged.share = std::int64_t{p.outs} * sums.numbers;
-    merged.b = sums.numbers, merged.size_b = p.outs;
-    if (wanted.weight) {
-        merged.to = gradient_of<T>(wanted.weight, a.weight, "weight_grad");
-        merged.a = x.channels, merged.c = 1, merged.size_c = x.channels;
+    const Gathered<T> gathered{p, GraphPlan::of(kept, x.joints, p.graph.parts)};
+    const auto bytes = static_cast<std::int64_t>(kept.total());
+    ProductSums<T> sums{};
+    sums.g = g.data<const T>("g", a.x.device);
+    sums.rows = x.rows, sums.places = x.frames * x.joints, sums.groups = 1, sums.outs = p.outs;
+    sums.numbers = p.graph.parts * x.channels;
+    if (wanted.weight && wanted.weight->count() > 0) {
+        sums.sums = workspace + space.products, sums.shares = space.product_shares;
+        sum_all_products(op, sums, gathered, bytes, use_tf32, g.stream);
+        Merge<T> merged{};
+        merged.from = sums.sums, merged.to = gradient_of<T>(wanted.weight, a.weight, "weight_grad");
+        merged.shares = sums.shares, merged.share = std::int64_t{p.outs} * sums.numbers;
+        merged.a = x.channels, merged.b = sums.numbers, merged.c = 1;
+        merged.size_b = p.outs, merged.size_c = x.channels;
         merge(op, merged, wanted.weight->count(), g.stream);
     }
-    if (wanted.bias) {
-        merged.from += std::int64_t{p.graph.parts} * x.channels;
-        merged.to = gradient_of<T>(wanted.bias, *a.bias, "bias_grad");
-        merged.a = 1, merged.c = 0, merged.size_c = 1;
+    if (wanted.bias && wanted.bias->count() > 0) {
+        float* all = workspace + space.biases;
+        sums.shares = space.bias_shares;
+        sum_all_biases(op, sums, gathered, p.graph.parts, bytes, all, g.stream);
+        Merge<T> merged{};
+        merged.from = all, merged.to = gradient_of<T>(wanted.bias, *a.bias, "bias_grad");
+        merged.shares = sums.shares, merged.share = wanted.bias->count(), merged.a = 1;
+        merged.size_b = merged.size_c = 1;
         merge(op, merged, wanted.bias->count(), g.stream);
     }
 }
@@ -330,7 +338,7 @@ template <class T> void adjacency_gradient(const GraphProduct<T>& p, const Graph
         std::size_t bytes = 0;
         const EntryTiles tiles = entry_tiles<Tile>(p, space.entry_shares, bytes);
         launch({op, std::int64_t{space.entry_shares} * p.graph.parts, threads, bytes, g.stream}, sum_entries<T, Tile>,
-               p, tiles, g.data<const T>("g", g.device), sums);
+               p, tiles, g.data<const T>("g", a.x.device), sums);
     });
     Merge<T> merged{};
     const int size = static_cast<int>(p.graph.size);
@@ -341,11 +349,11 @@ template <class T> void adjacency_gradient(const GraphProduct<T>& p, const Graph
 }
 
 // x̂'s gradient is a convolution of g along the entries backwards.
-template <class T> GraphProduct<T> backwards(const GraphProduct<T>& p, const Array& g) {
+template <class T> GraphProduct<T> backwards(const GraphProduct<T>& p, const GraphArguments& a, const Array& g) {
     GraphProduct<T> back = p;
     Source<T>& source = back.source;
     source = {};
-    source.x = {g.data<const T>("g", g.device), g.stride(0), g.stride(1), g.stride(2), g.stride(3), 0};
+    source.x = {g.data<const T>("g", a.x.device), g.stride(0), g.stride(1), g.stride(2), g.stride(3), 0};
     source.rows = p.source.rows, source.bodies = 1, source.channels = p.outs;
     source.frames = source.x_frames = p.source.frames, source.joints = source.x_joints = p.source.joints;
     std::swap(back.graph.source, back.graph.target);
@@ -389,7 +397,7 @@ template <class T> void x_gradient(const GraphProduct<T>& p, const GraphArgument
             throw std::invalid_argument("x_grad must be dense, channels last");
         to = wanted.x->template data<T>("x_grad", g.device);
     }
-    const GraphProduct<T> back = backwards(p, g);
+    const GraphProduct<T> back = backwards(p, a, g);
     if (!space.has_x_hat) {
         convolve_graph(op, back, to, use_tf32, g.stream);
         return;
@@ -406,6 +414,7 @@ template <class T> void x_gradient(const GraphProduct<T>& p, const GraphArgument
         return;
     }
     if (x.scale) launch(scaling, scale_places<T, float>, x, p.graph, static_cast<unsigned>(places), gradient, x_hat);
+    check_places(x.rows * x.x_frames, "clips have more frames");
     const std::int64_t joint = x.channels, frame = joint * x.joints, body = frame * x.frames;
     const Clip<const float> viewed{x_hat, body * x.bodies, 1, frame, joint, body};
     gather_view_back(op, viewed, x.view,

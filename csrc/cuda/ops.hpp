@@ -11,8 +11,9 @@ namespace asma::cuda {
 
 using Map = std::optional<Array>;
 
-// Empty where a device is there that can run these kernels, else the reason, one sentence.
-std::string why_not();
+// Empty, or one sentence: why no device can be used; why the current one cannot run these kernels.
+std::string driver_why_not();
+std::string device_why_not();
 
 void joint_degree(const Array& edges, const Array& degree);
 void frame_motion(const Array& x, const Map& frames, const Map& joints, const Map& transform, bool replicate,

@@ -86,15 +86,22 @@ public:
     __device__ void multiply(const float* left, const float* right) {
         const float* from = left + (left_by_depth ? row() : row() * left_row);
         const float* with = right + column();
-        for (int c = 0; c < product_depth; ++c) {
-            float a[high], b[wide];
+        ASMA_ROLLED
+        for (int begin = 0; begin < product_depth; begin += 4) {
+            float b[4][wide];
             ASMA_UNROLLED
-            for (int i = 0; i < high; ++i) a[i] = left_by_depth ? from[c * left_row + i] : from[i * left_row + c];
+            for (int c = 0; c < 4; ++c) load_columns(with + (begin + c) * right_row, b[c]);
             ASMA_UNROLLED
-            for (int j = 0; j < wide; ++j) b[j] = with[c * right_row + j];
-            ASMA_UNROLLED
-            for (int i = 0; i < high; ++i) ASMA_UNROLLED
-            for (int j = 0; j < wide; ++j) sums_[i][j] += a[i] * b[j];
+            for (int step = 0; step < (left_by_depth ? 4 : high); ++step) {
+                float a[4];  // of a row four depths, or of a depth four rows
+                load_four(left_by_depth ? from + (begin + step) * left_row : from + step * left_row + begin, a);
+                ASMA_UNROLLED
+                for (int other = 0; other < 4; ++other) {
+                    const int i = left_by_depth ? other : step, c = left_by_depth ? step : other;
+                    ASMA_UNROLLED
+                    for (int j = 0; j < wide; ++j) sums_[i][j] += a[other] * b[c][j];
+                }
+            }
         }
     }
 
@@ -106,9 +113,19 @@ public:
 
 private:
     static constexpr int high = rows / 16, wide = columns / 16;
+    static_assert(!left_by_depth || high == 4);
 
     __device__ static int row() { return static_cast<int>(threadIdx.x) / 16 * high; }
     __device__ static int column() { return static_cast<int>(threadIdx.x) % 16 * wide; }
+
+    __device__ static void load_columns(const float* from, float (&to)[wide]) {
+        if constexpr (wide == 4) {
+            load_four(from, to);
+        } else {
+            ASMA_UNROLLED
+            for (int j = 0; j < wide; ++j) to[j] = from[j];
+        }
+    }
 
     float sums_[high][wide];
 };

@@ -30,6 +30,8 @@ __device__ inline Rows rows_of(int share, int shares, std::int64_t rows) {
 
 // ---- Σ over places of g[place, o] · r[place, n] ----
 
+inline constexpr int sum_rows = 64, sum_depths = 2;  // of a tile; products between two barriers
+
 template <class T> struct ProductSums {
     const T* g;   // (rows, places, groups · outs)
     float* sums;  // (shares, groups · outs, numbers)
@@ -39,15 +41,16 @@ template <class T> struct ProductSums {
     int left, right, scratch, other;  // in shared memory; other: what r keeps
 };
 
-// `Right` is r: of a row, begin(row, memory), which all threads call, gives what has at(group, place, n). Where it
-// writes to memory it ends with a barrier.
+// `Right` is r: of a row, begin(row, memory), which all threads call, gives what has column(group, n), whatever n takes
+// to work out, and at(column, place); and carried(part, place), by which the bias counts there. Where it writes to
+// memory it ends with a barrier.
 template <class T, class Tile, class Right> __global__ void __launch_bounds__(product_threads, 2)
     sum_products(ProductSums<T> p, Right right_of) {
     using Storage = typename Tile::Storage;
-    constexpr int deep = 2;  // products between two barriers
+    constexpr int deep = sum_depths;
     auto* left = shared_at<Storage>(p.left);
     auto* right = shared_at<Storage>(p.right);
-    const int thread = static_cast<int>(threadIdx.x);
+    const int thread = static_cast<int>(threadIdx.x), n = thread % Tile::columns;
     unsigned rest = blockIdx.x;
     const int number = static_cast<int>(take_digit(rest, p.number_tiles)) * Tile::columns;
     const int out = static_cast<int>(take_digit(rest, p.out_tiles)) * Tile::rows;
@@ -59,6 +62,7 @@ template <class T, class Tile, class Right> __global__ void __launch_bounds__(pr
     const Rows rows = rows_of(share, p.shares, p.rows);
     for (std::int64_t b = rows.begin; b < rows.end; ++b) {
         const auto row = right_of.begin(b, shared_memory() + p.other);
+        const auto column = row.column(group, number + n < p.numbers ? number + n : 0);
         for (int begin = 0; begin < p.places; begin += deep * product_depth) {
             for (int at = thread; at < deep * product_depth * Tile::rows; at += product_threads) {
                 const int place = at / Tile::rows, o = at % Tile::rows;
@@ -68,12 +72,10 @@ template <class T, class Tile, class Right> __global__ void __launch_bounds__(pr
                 left[place * Tile::left_row + o] = Tile::round(value);
             }
             ASMA_ROLLED
-            for (int at = thread; at < deep * product_depth * Tile::columns; at += product_threads) {
-                const int place = at / Tile::columns, n = at % Tile::columns;
-                float value = 0;
-                if (begin + place < p.places && number + n < p.numbers)
-                    value = row.at(group, begin + place, number + n);
-                right[place * Tile::right_row + n] = Tile::round(value);
+            for (int place = thread / Tile::columns; place < deep * product_depth;
+                 place += product_threads / Tile::columns) {
+                const bool there = begin + place < p.places && number + n < p.numbers;
+                right[place * Tile::right_row + n] = Tile::round(there ? row.at(column, begin + place) : 0);
             }
             block_barrier();
             for (int step = 0; step < deep; ++step)
@@ -90,7 +92,7 @@ template <class T, class Tile, class Right> __global__ void __launch_bounds__(pr
 // p has its sizes and addresses; `kept`: bytes that r keeps.
 template <class T, class Right> void sum_all_products(const char* op, ProductSums<T> p, const Right& right,
                                                       std::int64_t kept, bool use_tf32, std::uintptr_t stream) {
-    constexpr int rows = 64, deep = 2;
+    constexpr int rows = sum_rows, deep = sum_depths;
     with_product<T>(use_tf32, p.numbers, [&](auto* type, auto columns) {
         using Tile = Product<std::remove_pointer_t<decltype(type)>, rows, columns.value, true>;
         constexpr std::int64_t size = sizeof(typename Tile::Storage);
@@ -106,9 +108,47 @@ template <class T, class Right> void sum_all_products(const char* op, ProductSum
     });
 }
 
-// Shares of the rows for such sums.
+// ---- Σ over places of g[place, o] · carried(part, place) ----
+
+// To (shares, parts, groups · outs). A block has 64 channels of a part of a share; what carries nothing is passed over.
+template <class T, class Right> __global__ void __launch_bounds__(product_threads, 4)
+    sum_biases(ProductSums<T> p, Right right_of, int parts, float* sums) {
+    constexpr int wide = 64, high = product_threads / wide;
+    auto* partial = shared_at<float>(0);
+    const int outs = p.groups * p.outs, lane = static_cast<int>(threadIdx.x) / wide;
+    unsigned rest = blockIdx.x;
+    const int tile = static_cast<int>(take_digit(rest, (outs + wide - 1) / wide));
+    const int part = static_cast<int>(take_digit(rest, parts)), share = static_cast<int>(rest);
+    const int o = tile * wide + static_cast<int>(threadIdx.x) % wide;
+    float sum = 0;
+    const Rows rows = rows_of(share, p.shares, p.rows);
+    for (std::int64_t b = rows.begin; b < rows.end; ++b) {
+        const auto row = right_of.begin(b, shared_memory() + p.other);
+        for (int place = lane; place < p.places && o < outs; place += high) {
+            const float carried = row.carried(part, place);
+            if (carried != 0) sum += carried * to_float(load(p.g + (b * p.places + place) * outs + o));
+        }
+        block_barrier();
+    }
+    partial[threadIdx.x] = sum;
+    block_barrier();
+    if (lane != 0 || o >= outs) return;
+    for (int other = 1; other < high; ++other) sum += partial[threadIdx.x + other * wide];
+    store(sums + (std::int64_t{share} * parts + part) * outs + o, sum);
+}
+
+template <class T, class Right> void sum_all_biases(const char* op, ProductSums<T> p, const Right& right, int parts,
+                                                    std::int64_t kept, float* sums, std::uintptr_t stream) {
+    SharedPlan shared;
+    shared.take(product_threads * std::int64_t{sizeof(float)});
+    p.other = shared.take(kept);
+    const std::int64_t blocks = std::int64_t{p.shares} * parts * ((std::int64_t{p.groups} * p.outs + 63) / 64);
+    launch({op, blocks, product_threads, shared.total(), stream}, sum_biases<T, Right>, p, right, parts, sums);
+}
+
+// Shares of the rows for sums of products.
 inline int shares_of_products(std::int64_t rows, std::int64_t groups, std::int64_t outs, std::int64_t numbers) {
-    return shares_of(rows, groups * ((outs + 63) / 64) * ((numbers + 63) / 64));
+    return shares_of(rows, groups * ((outs + sum_rows - 1) / sum_rows) * ((numbers + 63) / 64));
 }
 
 // ---- the sum of all shares ----

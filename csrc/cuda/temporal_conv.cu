@@ -165,7 +165,7 @@ template <class T> void convolve(const char* op, Convolution<T> p, bool use_tf32
     const std::int64_t count = p.rows * p.steps * p.joints;
     check_places(std::max(count, p.rows * p.frames * p.joints), "maps have more places");
     if (count == 0 || p.outs == 0) return;
-    if (p.outs < fewest_outs || p.taps == 0 || p.ins == 0) {
+    if ((p.groups > 1 && p.outs < fewest_outs) || p.taps == 0 || p.ins == 0) {
         launch({op, blocks_for(count, threads / warp_size), threads, 0, stream}, convolve_narrow<T>, p,
                static_cast<unsigned>(count));
         return;

@@ -299,6 +299,10 @@ def test_an_entry_of_zero_carries_nothing_not_even_a_nan(emulated: ModuleType, k
     assert gradient[..., 2].isnan().all()
     assert (gradient[..., 0] == 40).all()
     assert not gradient[..., [1, 3, 4]].any()
+    g[:, :, :, 3] = 1
+    g[:, :, :, [0, 2, 4]] = torch.nan  # of targets without entries
+    (of_bias,) = graph_backward(channels_last(g), args, [3])
+    assert (of_bias == 6).all()
 
 
 def test_two_joints_may_play_one_node(emulated: ModuleType) -> None:
@@ -367,6 +371,6 @@ def test_what_only_the_device_sees_is_checked_there(emulated: ModuleType) -> Non
 
 
 def test_more_joints_than_a_block_can_hold_are_an_error(emulated: ModuleType) -> None:
-    x, weight = torch.ones(1, 1, 1, 513), torch.ones(1, 1, 1)
-    with pytest.raises(ValueError, match="at most 512 joints"):
-        graph_conv.OP.run_native(x, weight, torch.eye(513)[None], *[None] * 8)
+    x, weight = torch.ones(1, 1, 1, 257), torch.ones(1, 1, 1)
+    with pytest.raises(ValueError, match="at most 256 joints"):
+        graph_conv.OP.run_native(x, weight, torch.eye(257)[None], *[None] * 8)

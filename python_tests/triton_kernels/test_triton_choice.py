@@ -97,10 +97,16 @@ def test_auto_takes_triton_on_a_device_where_cuda_has_no_kernel(monkeypatch: pyt
         x = torch.empty(1, 3, 4, 5, 1, device="cuda")
     monkeypatch.setattr(op_module, "_TRITON_DEVICE", "cuda")
     monkeypatch.setattr(op_module, "triton_problem", lambda device: None)
+    monkeypatch.setattr(op_module, "cuda_problem", lambda device: None)
     monkeypatch.setattr(op_module, "_CUDA_OPS", frozenset(["joint_motion"]))
     names = ("frame_motion", "joint_motion", "moments")
     assert [op_module.choose(name, "auto", x) for name in names] == ["triton", "cuda", "reference"]
     assert op_module.choose("joint_motion", "triton", x) == "triton"
+    monkeypatch.setattr(op_module, "_WHY_NOT", {**op_module._WHY_NOT, "cuda": None})
+    monkeypatch.setattr(op_module, "cuda_problem", lambda device: "they were built for others.")
+    assert op_module.choose("joint_motion", "auto", x) == "triton"
+    with pytest.raises(RuntimeError, match=r"joint_motion: impl='cuda' cannot run: they were built for others\."):
+        op_module.choose("joint_motion", "cuda", x)
     assert op_module.choose("frame_motion", "auto", x.double()) == "reference"
     assert op_module.choose("sample_frames", "auto", x.double()) == "triton"
     monkeypatch.setattr(op_module, "triton_problem", lambda device: "it is old.")

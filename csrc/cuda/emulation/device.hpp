@@ -93,6 +93,12 @@ inline unsigned char* shared_memory() {
     return emulation::shared_memory();
 }
 
+// Four successive numbers of shared memory, aligned to 16 bytes.
+inline void load_four(const float* from, float (&to)[4]) {
+    if (reinterpret_cast<std::uintptr_t>(from) % 16) throw std::logic_error("four numbers must be aligned to 16 bytes");
+    for (int i = 0; i < 4; ++i) to[i] = from[i];
+}
+
 // ---- numbers ----
 
 template <class T> inline float to_float(T value) {
@@ -224,7 +230,11 @@ inline void check_index(std::int64_t index, std::int64_t limit, const char* what
 
 // ---- the host's side ----
 
-inline std::string device_problem() {
+inline std::string driver_problem() {
+    return "";
+}
+
+template <class... Parameters> std::string kernel_problem(void (*)(Parameters...)) {
     return "";
 }
 
