@@ -58,7 +58,7 @@ struct EntryTiles {
     int frames, joints, frame_tiles, joint_tiles;  // sources of a tile
     int targets;                                   // at a time
     int shares;
-    int left, right, scratch, products, cotangents, nodes, from, sums, before, after;
+    int left, right, scratch, products, cotangents, before, after;
     GraphPlan graph;
 };
 
@@ -175,12 +175,16 @@ template <class T, class Tile> __global__ void __launch_bounds__(threads, 2)
                         if (p.graph.pattern && !row.inside(k, v, w)) continue;
                         float sum = 0;
                         ASMA_ROLLED
-                        for (int u = v; u < joint + joints; u = after[u]) ASMA_ROLLED
-                        for (int z = w; z < first + targets; z = after[z]) ASMA_ROLLED
-                        for (int t = 0; t < frames; ++t) {
-                            const float* own = products + (t * joints + u - joint) * line;
-                            const float* theirs = cotangents + (t * targets + z - first) * line;
-                            for (int o = 0; o < Tile::columns; ++o) sum += own[o] * theirs[o];
+                        for (int u = v; u < joint + joints; u = after[u]) {
+                            ASMA_ROLLED
+                            for (int z = w; z < first + targets; z = after[z]) {
+                                ASMA_ROLLED
+                                for (int t = 0; t < frames; ++t) {
+                                    const float* own = products + (t * joints + u - joint) * line;
+                                    const float* theirs = cotangents + (t * targets + z - first) * line;
+                                    for (int o = 0; o < Tile::columns; ++o) sum += own[o] * theirs[o];
+                                }
+                            }
                         }
                         float* to = sums + row.nodes()[v] * size + row.nodes()[w];
                         store(to, load(to) + sum);

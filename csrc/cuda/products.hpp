@@ -79,8 +79,10 @@ public:
 
     __device__ void clear() {
         ASMA_UNROLLED
-        for (auto& own : sums_) ASMA_UNROLLED
-        for (float& sum : own) sum = 0;
+        for (auto& own : sums_) {
+            ASMA_UNROLLED
+            for (float& sum : own) sum = 0;
+        }
     }
 
     __device__ void multiply(const float* left, const float* right) {
@@ -107,8 +109,10 @@ public:
 
     template <class Take> __device__ void finish(float*, const Take& take) const {
         ASMA_UNROLLED
-        for (int i = 0; i < high; ++i) ASMA_UNROLLED
-        for (int j = 0; j < wide; ++j) take(row() + i, column() + j, sums_[i][j]);
+        for (int i = 0; i < high; ++i) {
+            ASMA_UNROLLED
+            for (int j = 0; j < wide; ++j) take(row() + i, column() + j, sums_[i][j]);
+        }
     }
 
 private:

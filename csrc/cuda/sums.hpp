@@ -21,7 +21,7 @@ struct Rows {
 };
 
 __device__ inline Rows rows_of(int share, int shares, std::int64_t rows) {
-    // rows are below 2^30 and shares at most 512
+    // In 32 bits: there are fewer than 2^30 rows, and no more shares.
     const auto count = static_cast<unsigned>(rows), parts = static_cast<unsigned>(shares);
     const unsigned each = count / parts, more = count % parts, place = static_cast<unsigned>(share);
     const unsigned begin = place * each + (place < more ? place : more);
