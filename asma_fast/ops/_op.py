@@ -171,7 +171,9 @@ def call_native(name: str, *args: Any) -> None:
     if function is None:
         raise RuntimeError(f"asma_fast::{name} cannot run on {args[0].device}: {_NO_CUDA_KERNEL}")
     if not on_device:
-        function(*ready, *_product_arguments(module, name, ready, args[0], borrowed))
+        if hasattr(module, "products"):  # an emulated device
+            ready += _product_arguments(module, name, ready, args[0], borrowed)
+        function(*ready)
         return
     try:
         with torch.cuda.device(args[0].device):  # where a kernel starts is CUDA's current device
@@ -183,7 +185,7 @@ def call_native(name: str, *args: Any) -> None:
 
 def _product_arguments(module: Any, name: str, ready: list[Any], x: Array, borrowed: list[Any]) -> list[Any]:
     """What the CUDA functions that make products take besides: whether TF32 may be used, and a workspace."""
-    if name not in getattr(module, "products", ()):
+    if name not in module.products:
         return []
     more: list[Any] = [allows_tf32() and _multiplies_tf32(x)]
     workspace = getattr(module, f"{name}_workspace", None)

@@ -25,7 +25,7 @@ from asma_fast.triton._tiles import (
     square_sums,
     store_sums,
 )
-from asma_fast.triton._views import map_argument, read_frames
+from asma_fast.triton._views import map_argument, read_frames, read_joints
 from asma_fast.triton.graph_conv_links import Links
 from asma_fast.triton.temporal_conv_backward import row_parts
 
@@ -86,10 +86,7 @@ def read_places(
 
     ``joints``, ``transform`` and ``nodes`` stand at their row.
     """
-    joint = v.to(tl.int64)
-    if joints is not None:
-        joint = tl.load(joints + v, mask=some, other=0).to(tl.int64)
-        tl.device_assert((joint >= 0) & (joint < x_joints), "view.joints must lie within the joints of x")
+    joint = read_joints(joints, 0, v, some, x_joints)
     at = x + joint * of_joint
     of_channel = tl.cast(of_channel, tl.int64)
     value = tl.load(at + channel * of_channel, mask=some & (channel >= DIMS), other=0.0).to(tl.float32)

@@ -94,18 +94,6 @@ template <class T> __device__ inline void lay_out(const Source<T>& x, const RowG
     }
 }
 
-template <class Tile, class T> __device__ inline void lay_out_weights(const GraphProduct<T>& p, int k, int column,
-                                                                      int begin, typename Tile::Storage* right) {
-    ASMA_ROLLED
-    for (int place = static_cast<int>(threadIdx.x); place < Tile::columns * chunk; place += threads) {
-        const int c = begin + place % chunk, o = column + place / chunk;
-        float value = 0;
-        if (c < p.source.channels && o < p.outs)
-            value = to_float(load(p.weight + k * p.w_part + o * p.w_out + c * p.w_in));
-        right[place % chunk * Tile::right_row + place / chunk] = Tile::round(value);
-    }
-}
-
 template <class T, class Out, class Tile> __global__ void __launch_bounds__(threads, 2)
     convolve_tiles(GraphProduct<T> p, Tiles tiles, Out* out) {
     using Storage = typename Tile::Storage;

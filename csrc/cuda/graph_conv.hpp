@@ -48,7 +48,7 @@ template <class T> struct Source {
 template <class T> struct Graph {
     const std::int32_t* nodes;  // (rows / rows_per_nodes, joints), or null
     const T* adjacency;
-    const bool* pattern;  // or null: looked at where an entry is not zero
+    const bool* pattern;  // or null: what is outside it is no entry
     std::int64_t nodes_stride;
     std::int64_t row, part, source, target;  // strides of the adjacency
     std::int64_t pattern_part, pattern_source, pattern_target;
@@ -203,6 +203,13 @@ template <class T> struct GraphProduct {
     std::int64_t w_part, w_out, w_in;  // strides
     int outs;
 };
+
+// Part k's weights of the outputs from `column` on and the inputs from `begin` on.
+template <class Tile, class T> __device__ inline void lay_out_weights(const GraphProduct<T>& p, int k, int column,
+                                                                      int begin, typename Tile::Storage* right) {
+    const T* from = p.weight + k * p.w_part + column * p.w_out + begin * p.w_in;
+    lay_out_right<Tile>(from, p.w_out, p.w_in, p.outs - column, p.source.channels - begin, right);
+}
 
 // out (rows, frames, joints, outs), dense.
 template <class T, class Out>

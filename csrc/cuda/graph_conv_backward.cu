@@ -120,12 +120,7 @@ template <class T, class Tile> __device__ inline void multiply_tile(const GraphP
             }
             left[at] = Tile::round(value);
         }
-        for (int at = static_cast<int>(threadIdx.x); at < Tile::columns * chunk; at += threads) {
-            const int c = begin + at % chunk, o = column + at / chunk;
-            const bool there = c < x.channels && o < p.outs;
-            right[at % chunk * Tile::right_row + at / chunk] =
-                Tile::round(there ? to_float(load(p.weight + k * p.w_part + o * p.w_out + c * p.w_in)) : 0);
-        }
+        lay_out_weights<Tile>(p, k, column, begin, right);
         block_barrier();
         sums.multiply(left, right);
         block_barrier();

@@ -154,6 +154,19 @@ template <class T> __device__ inline T* shared_at(int begin) {
     return reinterpret_cast<T*>(shared_memory() + begin);
 }
 
+// The right side of a product: from[column, depth], by strides, for so many columns and depths, zeros beyond.
+template <class Tile, class T> __device__ inline void lay_out_right(const T* from, std::int64_t of_column,
+                                                                    std::int64_t of_depth, int columns, int depths,
+                                                                    typename Tile::Storage* right) {
+    ASMA_ROLLED
+    for (int at = static_cast<int>(threadIdx.x); at < Tile::columns * product_depth; at += product_threads) {
+        const int column = at / product_depth, depth = at % product_depth;
+        const bool there = column < columns && depth < depths;
+        right[depth * Tile::right_row + column] =
+            Tile::round(there ? to_float(load(from + column * of_column + depth * of_depth)) : 0);
+    }
+}
+
 // Calls body with the type that products of T are made in, and, as a constant, the narrowest columns that hold so many.
 template <class T, class Body> void with_product(bool use_tf32, std::int64_t columns, Body&& body) {
     const auto with_columns = [&](auto number) {

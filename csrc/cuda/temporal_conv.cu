@@ -1,6 +1,7 @@
 // Convolution along time. A block has up to 128 places (frame, joint) of a row and some channels of the result; of a
 // channel chunk it lays out the frames that its taps read, those at the same distance one after the other, so that a
-// tap's left side is a piece of them where it lies. Groups of few channels are plain sums, a thread for each.
+// tap's left side is a piece of them where it lies. Groups of few channels are plain sums, a number
+// of the result by a thread.
 #include "cuda/temporal_conv.hpp"
 
 #include <algorithm>
@@ -71,12 +72,8 @@ __device__ inline void lay_out_frames(const Convolution<T>& p, const Tiles& tile
 template <class Tile, class T> __device__ inline void lay_out_weights(const Convolution<T>& p, const T* weight,
                                                                       int column, int begin, int tap,
                                                                       typename Tile::Storage* right) {
-    for (int place = static_cast<int>(threadIdx.x); place < Tile::columns * chunk; place += threads) {
-        const int c = begin + place % chunk, o = column + place / chunk;
-        float value = 0;
-        if (c < p.ins && o < p.outs) value = to_float(load(weight + o * p.w_out + c * p.w_in + tap * p.w_tap));
-        right[place % chunk * Tile::right_row + place / chunk] = Tile::round(value);
-    }
+    const T* from = weight + column * p.w_out + begin * p.w_in + tap * p.w_tap;
+    lay_out_right<Tile>(from, p.w_out, p.w_in, p.outs - column, p.ins - begin, right);
 }
 
 template <class T, class Tile> __global__ void __launch_bounds__(threads, 2)

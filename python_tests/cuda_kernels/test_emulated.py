@@ -49,6 +49,16 @@ def as_view(maps: tuple[Any, ...]) -> View | None:
     return None if all(map is None for map in maps) else View(frames=frames, joints=joints, transform=transform)
 
 
+def test_a_build_without_a_device_says_so(emulated_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = import_module("asma_fast._backends")
+    monkeypatch.setattr(backends, "cuda", lambda: emulated_module)
+    monkeypatch.setattr(backends, "_torch_has_device", lambda: False)
+    assert backends.why_not.__wrapped__("cuda") == "torch can use no CUDA device here."
+    assert emulated_module.device_why_not() == ""
+    monkeypatch.setattr(backends, "_torch_has_device", lambda: True)
+    assert backends.why_not.__wrapped__("cuda") is None
+
+
 def test_degrees(emulated: ModuleType) -> None:
     rng = np.random.default_rng(0)
     for count, joints in ((0, 3), (1, 1), (40, 7), (700, 33)):
